@@ -1,0 +1,142 @@
+"""Everything a replica may ask of the outside world, bundled. See `persistence.base` for the first ports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from crdt.errors import CallerError, PeerError, ServiceError
+from persistence.base import Clock, Entropy, Journal, Probe
+
+
+class LinkClosed(ServiceError):
+    """The link to a peer ended. What was sent may or may not have arrived."""
+
+
+class PeerRefused(PeerError):
+    """A peer could not prove that it belongs to this mesh, or speaks no common wire version."""
+
+
+class CoordinatorUnavailable(ServiceError):
+    """The coordinator is out of reach or not configured; commutative writes go on without it.
+
+    The transition may or may not have happened: fire it again with the same request id to learn which.
+    """
+
+
+class UnknownMachine(CallerError):
+    """No such machine definition, or no machine of this id has been started."""
+
+
+class InvalidTransition(CallerError):
+    """The machine's table has no such transition from its present state, or a guard refused it."""
+
+
+class Link(Protocol):
+    """An authenticated, ordered, reliable message pipe to one peer, until it breaks.
+
+    Guarantees: both ends proved membership of the mesh before the link was handed out; messages arrive whole,
+    in order, unmodified, at most once. Not guaranteed: that a sent message arrived.
+    """
+
+    @property
+    def peer(self) -> str:
+        """The replica name the peer's certificate proves."""
+
+    @property
+    def initiated(self) -> bool:
+        """True where this side dialled."""
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the other end, for people."""
+
+    async def send(self, message: bytes) -> None:
+        """Hand over one message; waits while the peer is slow (bounded buffer). Raises LinkClosed."""
+
+    async def receive(self) -> bytes:
+        """The next message. Raises LinkClosed when there will be none."""
+
+    async def close(self) -> None:
+        """End the link. Idempotent, never raises."""
+
+
+class Transport(Protocol):
+    """Makes links. Holds no protocol logic: who dials whom, and when again, is decided above."""
+
+    async def listen(self, accept: Callable[[Link], Awaitable[None]]) -> str:
+        """Start accepting; returns the address others can dial. Raises CallerError if it is in use."""
+
+    async def dial(self, address: str) -> Link:
+        """Raises ServiceError (nobody there) or PeerRefused (not of our mesh)."""
+
+    async def close(self) -> None:
+        """Stop listening and close every link. Idempotent."""
+
+
+class Discovery(Protocol):
+    """Where peers might be. A hint only: the handshake decides who they are."""
+
+    def addresses(self) -> list[str]:
+        """Addresses worth dialling now, in a fixed order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a machine decided. `epoch` grows by one with every decision of that machine."""
+
+    machine: str
+    id: str
+    event: str
+    source: str
+    target: str
+    epoch: int
+    owner: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartHealth:
+    """Health of one part: `state` is ok, degraded, down or off; `since` is Unix milliseconds."""
+
+    state: str
+    since: int
+    reason: str = ""
+    cure: str = ""
+
+
+class Coordinator(Protocol):
+    """Decides what does not commute. Every call may raise CoordinatorUnavailable.
+
+    Guarantees: transitions of one machine are totally ordered; each has its own epoch; the same `request` id is
+    decided once and answered alike. Raises UnknownMachine, InvalidTransition.
+    """
+
+    async def fire(
+        self, machine: str, id: str, event: str, *, actor: str, request: str,
+        data: Mapping[str, Any] | None = None,
+    ) -> Transition:
+        """Fire an event at machine `id` of definition `machine`, starting it if it does not exist yet."""
+
+    async def state(self, machine: str, id: str) -> Transition:
+        """The last decision of a machine. Raises UnknownMachine if it was never started."""
+
+    def health(self) -> PartHealth:
+        """Whether the coordinator answered when last asked."""
+
+    async def close(self) -> None:
+        """Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One door to the world: everything below `mesh.compose` gets its ports from here."""
+
+    clock: Clock
+    entropy: Entropy
+    probe: Probe
+    journal: Journal
+    transport: Transport
+    discovery: Discovery
+    coordinator: Coordinator | None = None
