@@ -1,0 +1,78 @@
+"""statemesh: a live local copy of the state a fleet of agents shares.
+
+from mesh import Durability, Replica
+"""
+
+from crdt.errors import (
+    CallerError,
+    CodecError,
+    CrossShardTransaction,
+    EditMisuse,
+    InvalidId,
+    InvalidValue,
+    MeshError,
+    OutOfBounds,
+    PeerError,
+    ReadOnly,
+    SchemaError,
+    ServiceError,
+    UnknownField,
+)
+from mesh.durability import Durability, FlushResult, FlushTimeout
+from mesh.editing import Backpressure, ReplicaClosed, TransactionTooLarge
+from mesh.environment import (
+    CoordinatorUnavailable,
+    Environment,
+    InvalidTransition,
+    LinkClosed,
+    PartHealth,
+    PeerRefused,
+    Transition,
+    UnknownMachine,
+)
+from mesh.peers import PeerInfo, PeerLag
+from mesh.replica import Replica
+from mesh.settings import Settings, SettingsError, load_settings
+from mesh.watch import Change, Watcher
+from persistence.base import FolderError, FrameError, StorageError
+
+__all__ = (
+    "Backpressure",
+    "CallerError",
+    "Change",
+    "CodecError",
+    "CoordinatorUnavailable",
+    "CrossShardTransaction",
+    "Durability",
+    "EditMisuse",
+    "Environment",
+    "FlushResult",
+    "FlushTimeout",
+    "FolderError",
+    "FrameError",
+    "InvalidId",
+    "InvalidTransition",
+    "InvalidValue",
+    "LinkClosed",
+    "MeshError",
+    "OutOfBounds",
+    "PartHealth",
+    "PeerError",
+    "PeerInfo",
+    "PeerLag",
+    "PeerRefused",
+    "ReadOnly",
+    "Replica",
+    "ReplicaClosed",
+    "SchemaError",
+    "ServiceError",
+    "Settings",
+    "SettingsError",
+    "StorageError",
+    "TransactionTooLarge",
+    "Transition",
+    "UnknownField",
+    "UnknownMachine",
+    "Watcher",
+    "load_settings",
+)

@@ -1,4 +1,6 @@
-"""Everything a replica may ask of the outside world, bundled. See `persistence.base` for the first ports."""
+"""Everything a replica may ask of the outside world, bundled. See `persistence.base` for the first
+ports.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class PeerRefused(PeerError):
 class CoordinatorUnavailable(ServiceError):
     """The coordinator is out of reach or not configured; commutative writes go on without it.
 
-    The transition may or may not have happened: fire it again with the same request id to learn which.
+    The transition may or may not have happened: fire it again with the same request id to learn
+    which.
     """
 
 
@@ -36,8 +39,8 @@ class InvalidTransition(CallerError):
 class Link(Protocol):
     """An authenticated, ordered, reliable message pipe to one peer, until it breaks.
 
-    Guarantees: both ends proved membership of the mesh before the link was handed out; messages arrive whole,
-    in order, unmodified, at most once. Not guaranteed: that a sent message arrived.
+    Guarantees: both ends proved membership of the mesh before the link was handed out; messages
+    arrive whole, in order, unmodified, at most once. Not guaranteed: that a sent message arrived.
     """
 
     @property
@@ -53,7 +56,7 @@ class Link(Protocol):
         """`host:port` of the other end, for people."""
 
     async def send(self, message: bytes) -> None:
-        """Hand over one message; waits while the peer is slow (bounded buffer). Raises LinkClosed."""
+        """Hand over one message; waits while the peer is slow. Raises LinkClosed."""
 
     async def receive(self) -> bytes:
         """The next message. Raises LinkClosed when there will be none."""
@@ -66,7 +69,7 @@ class Transport(Protocol):
     """Makes links. Holds no protocol logic: who dials whom, and when again, is decided above."""
 
     async def listen(self, accept: Callable[[Link], Awaitable[None]]) -> str:
-        """Start accepting; returns the address others can dial. Raises CallerError if it is in use."""
+        """Start accepting; returns the address others can dial. CallerError: it is in use."""
 
     async def dial(self, address: str) -> Link:
         """Raises ServiceError (nobody there) or PeerRefused (not of our mesh)."""
@@ -109,15 +112,23 @@ class PartHealth:
 class Coordinator(Protocol):
     """Decides what does not commute. Every call may raise CoordinatorUnavailable.
 
-    Guarantees: transitions of one machine are totally ordered; each has its own epoch; the same `request` id is
-    decided once and answered alike. Raises UnknownMachine, InvalidTransition.
+    Guarantees: transitions of one machine are totally ordered; each has its own epoch; the same
+    `request` id is decided once and answered alike. Raises UnknownMachine, InvalidTransition.
     """
 
     async def fire(
-        self, machine: str, id: str, event: str, *, actor: str, request: str,
+        self,
+        machine: str,
+        id: str,
+        event: str,
+        *,
+        actor: str,
+        request: str,
         data: Mapping[str, Any] | None = None,
     ) -> Transition:
-        """Fire an event at machine `id` of definition `machine`, starting it if it does not exist yet."""
+        """Fire an event at machine `id` of definition `machine`, starting it if it does not exist
+        yet.
+        """
 
     async def state(self, machine: str, id: str) -> Transition:
         """The last decision of a machine. Raises UnknownMachine if it was never started."""

@@ -1,7 +1,7 @@
 """The ports below which everything is replaceable, each with the guarantees its users rely on.
 
-Adapters hold no protocol logic. Everything below the composition root takes time, randomness, ids and I/O
-from these ports, so that a simulation can replace all of them and run the same code.
+Adapters hold no protocol logic. Everything below the composition root takes time, randomness, ids
+and I/O from these ports, so that a simulation can replace all of them and run the same code.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class SnapshotRecord:
 class Journal(Protocol):
     """Frames in apply order, snapshots, cursors and certificates of one replica. One writer.
 
-    Guarantees: `append` is atomic and durable (fsync) when it returns; positions grow strictly in apply
-    order; what was appended is read back bit for bit or `StorageError` is raised. Not guaranteed: that frames
-    older than a snapshot are still there. Raises `StorageError`.
+    Guarantees: `append` is atomic and durable (fsync) when it returns; positions grow strictly in
+    apply order; what was appended is read back bit for bit or `StorageError` is raised. Not
+    guaranteed: that frames older than a snapshot are still there. Raises `StorageError`.
     """
 
     async def append(self, frames: Sequence[FrameRecord]) -> int:
@@ -99,7 +99,8 @@ class Journal(Protocol):
     ) -> list[FrameRecord]:
         """A session's frames of one shard that hold any seq in (after, upto], by seq.
 
-        At most `limit` frames. Missing ones (pruned) are simply not there: the caller checks for holes.
+        At most `limit` frames. Missing ones (pruned) are simply not there: the caller checks for
+        holes.
         """
 
     async def save_snapshot(self, record: SnapshotRecord) -> None:
@@ -109,7 +110,8 @@ class Journal(Protocol):
         """The newest snapshot of every shard that has one."""
 
     async def prune(self, shard: int, upto: Mapping[int, int]) -> int:
-        """Forget frames of the shard that lie wholly at or below `upto` {session: seq} *and* in its snapshot.
+        """Forget frames of the shard that lie wholly at or below `upto` {session: seq} *and* in its
+        snapshot.
 
         Returns how many were removed.
         """

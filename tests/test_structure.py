@@ -1,4 +1,6 @@
-"""The house rules that no linter knows: sizes, purity below the composition root, and what no file may carry."""
+"""The house rules that no linter knows: sizes, purity below the composition root, and what no file
+may carry.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("crdt", "persistence", "mesh", "workflows", "simulations")
-# Where the real clock, entropy and processes may be touched: composition roots and programs of their own.
+# Where the real clock, entropy and processes may be touched: composition roots and programs of
+# their own.
 ROOTS = (
     "mesh/compose.py",
     "mesh/system.py",

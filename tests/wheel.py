@@ -1,6 +1,7 @@
 """Build the wheel, install it in an empty environment, and use it there: `python -m tests.wheel`.
 
-A source tree hides what a wheel forgot (a package, a data file, a dependency); an empty environment does not.
+A source tree hides what a wheel forgot (a package, a data file, a dependency); an empty environment
+does not.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ for package in (crdt, mesh):
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> str:
     """Run to the end; on failure show everything it printed and stop."""
-    done = subprocess.run(  # noqa: S603 - our own fixed commands
-        [str(part) for part in command], cwd=cwd, env=env, text=True, capture_output=True, check=False
-    )
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, env=env, text=True, capture_output=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"wheel: {' '.join(map(str, command))} failed\n{done.stdout}\n{done.stderr}")
+        sys.exit(f"wheel: {' '.join(words)} failed\n{done.stdout}\n{done.stderr}")
     return done.stdout
 
 

@@ -1,0 +1,341 @@
+"""The live entries of a shard, by document and path, with what must be kept up with them.
+
+A path with one entry, by far the most common, holds it as a flat tuple of two ints and bytes,
+which the garbage collector stops tracking. A path with several holds a `Many`: {session: (seq,
+payload)}, or {session: {seq: payload}} for a session that has several, so that appending to a feed
+and replacing one of a thousand counter rows take constant time. Besides the entries there are an
+index of what lies under which prefix (map children and set elements only: plain fields cost
+nothing) and a record of what the digest does not know yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from crdt.digest import MODULUS, EntryHash
+from crdt.ids import Dot
+from crdt.operation import Operation
+from crdt.paths import parse_path
+
+Entry = tuple[int, int, bytes]
+Row = tuple[int, bytes] | dict[int, bytes]
+Many = dict[int, Row]
+Holding = Entry | Many
+
+Before = Entry | dict[Dot, bytes | None] | None
+"""What a path held when the digest was last asked for: its one entry, nothing, or, if it held
+many, the payload (None: absent) of each dot that changed since.
+"""
+
+_NONE: Final[dict[bytes, dict[bytes, None]]] = {}
+
+
+def entries_of(holding: Holding) -> list[Entry]:
+    """All entries of a path, sorted by dot."""
+    if isinstance(holding, tuple):
+        return [holding]
+    found: list[Entry] = []
+    for session, row in holding.items():
+        if isinstance(row, tuple):
+            found.append((session, row[0], row[1]))
+        else:
+            found.extend((session, seq, payload) for seq, payload in row.items())
+    found.sort()
+    return found
+
+
+def last_of(holding: Holding) -> tuple[Entry, ...]:
+    """Each session's entry with the greatest seq. Rows grow in the order of their seqs."""
+    if isinstance(holding, tuple):
+        return (holding,)
+    found: list[Entry] = []
+    for session, row in holding.items():
+        if isinstance(row, tuple):
+            found.append((session, row[0], row[1]))
+        else:
+            seq = next(reversed(row))
+            found.append((session, seq, row[seq]))
+    return tuple(found)
+
+
+def payload_at(holding: Holding | None, session: int, seq: int) -> bytes | None:
+    """The payload a path holds under one dot."""
+    if holding is None:
+        return None
+    if isinstance(holding, tuple):
+        return holding[2] if holding[0] == session and holding[1] == seq else None
+    row = holding.get(session)
+    if row is None:
+        return None
+    if isinstance(row, tuple):
+        return row[1] if row[0] == seq else None
+    return row.get(seq)
+
+
+class EntryStore:
+    """Entries by document and path. Knows nothing of frontiers: what to add and to remove is said
+    by the shard.
+    """
+
+    __slots__ = ("_below", "_dirty", "_hash", "_sum", "count", "documents")
+
+    def __init__(self, digest_key: bytes) -> None:
+        self.documents: dict[str, dict[bytes, Holding]] = {}
+        self.count = 0
+        self._hash = EntryHash(digest_key)
+        self._sum = 0
+        self._dirty: dict[str, dict[bytes, Before]] = {}
+        # document → prefix → the paths strictly below it. A dict for a set: its order is that of
+        # insertion.
+        self._below: dict[str, dict[bytes, dict[bytes, None]]] = {}
+
+    # ------------------------------------------------------------------------------------- reading
+
+    def holding(self, document: str, path: bytes) -> Holding | None:
+        """What lies at exactly this path."""
+        fields = self.documents.get(document)
+        return None if fields is None else fields.get(path)
+
+    def paths_under(self, document: str, prefix: bytes) -> list[bytes]:
+        """The paths with live entries that are `prefix` or lie below it; all of the document's for
+        b"".
+        """
+        fields = self.documents.get(document)
+        if fields is None:
+            return []
+        if not prefix:
+            return list(fields)
+        below = list(self._below.get(document, _NONE).get(prefix, ()))
+        if prefix in fields:
+            below.append(prefix)
+        return below
+
+    def rows(self) -> Iterator[tuple[str, bytes, Holding]]:
+        """Everything."""
+        for document, fields in self.documents.items():
+            for path, holding in fields.items():
+                yield document, path, holding
+
+    # ------------------------------------------------------------------------------------- writing
+
+    def replace(self, session: int, seq: int, operation: Operation) -> bool:
+        """Perform the most common operation in one step: overwrite a path's only entry, which the
+        author had seen.
+
+        False: it is another kind of operation, and nothing was done.
+        """
+        document, path, payload, removals = operation
+        if payload is None or len(removals) != 1:
+            return False
+        target, prefix, seen = removals[0]
+        if prefix or len(seen) != 1 or target != path:
+            return False
+        fields = self.documents.get(document)
+        if fields is None:
+            return False
+        held = fields.get(path)
+        if not isinstance(held, tuple):
+            return False
+        seen_session, seen_seq = seen[0]
+        if held[0] != seen_session or held[1] > seen_seq:
+            return False
+        dirty = self._dirty.get(document)
+        if dirty is None:
+            self._dirty[document] = {path: held}
+        elif path not in dirty:
+            dirty[path] = held
+        elif isinstance(dirty[path], dict):
+            self._note_dot(document, path, held[0], held[1], held[2])
+            self._note_dot(document, path, session, seq, None)
+        fields[path] = (session, seq, payload)
+        return True
+
+    def put(self, document: str, path: bytes, session: int, seq: int, payload: bytes) -> None:
+        """Add an entry; its dot must not be there yet."""
+        fields = self.documents.get(document)
+        if fields is None:
+            fields = self.documents[document] = {}
+        held = fields.get(path)
+        self._note(document, path, held, session, seq, None)
+        self.count += 1
+        if held is None:
+            fields[path] = (session, seq, payload)
+            self._index(document, path)
+        elif isinstance(held, tuple):
+            many: Many = {held[0]: (held[1], held[2])}
+            _add(many, session, seq, payload)
+            fields[path] = many
+        else:
+            _add(held, session, seq, payload)
+
+    def discard(self, document: str, path: bytes, session: int, seq: int) -> None:
+        """Remove the entry of one dot, if it is there."""
+        held = self.holding(document, path)
+        payload = payload_at(held, session, seq)
+        if held is None or payload is None:
+            return
+        self._note(document, path, held, session, seq, payload)
+        self.count -= 1
+        if isinstance(held, tuple):
+            self._drop_path(document, path)
+            return
+        row = held[session]
+        if isinstance(row, dict):
+            del row[seq]
+        if isinstance(row, tuple) or not row:
+            del held[session]
+        self._settle(document, path, held)
+
+    def overwrite(self, document: str, path: bytes, session: int, seq: int, payload: bytes) -> None:
+        """Change the payload under a dot. Only for two payloads that met under one dot."""
+        self.discard(document, path, session, seq)
+        self.put(document, path, session, seq, payload)
+        held = self.holding(document, path)
+        if isinstance(held, dict):
+            row = held[session]
+            if isinstance(row, dict):
+                held[session] = dict(sorted(row.items()))  # readers rely on the order of seqs
+
+    def remove_seen(self, document: str, path: bytes, seen: Iterable[Dot]) -> None:
+        """Remove the entries at a path that `seen` covers: those of its sessions up to its seqs."""
+        held = self.holding(document, path)
+        if held is None:
+            return
+        if isinstance(held, tuple):
+            for session, seq in seen:
+                if session == held[0] and held[1] <= seq:
+                    self.discard(document, path, held[0], held[1])
+                    return
+            return
+        for session, upto in seen:
+            row = held.get(session)
+            if row is None:
+                continue
+            gone = (row[0],) if isinstance(row, tuple) else tuple(row)
+            for seq in gone:
+                if seq <= upto:
+                    self.discard(document, path, session, seq)
+            # The last removal but one turned the holding into a flat entry.
+            held = self.holding(document, path)
+            if held is None or isinstance(held, tuple):
+                self.remove_seen(document, path, seen)
+                return
+
+    def remove_below(self, document: str, prefix: bytes, seen: Sequence[Dot]) -> None:
+        """`remove_seen` for every path at or under a prefix."""
+        for path in self.paths_under(document, prefix):
+            self.remove_seen(document, path, seen)
+
+    def _settle(self, document: str, path: bytes, many: Many) -> None:
+        """Bring a holding that shrank back into its smallest form."""
+        if not many:
+            self._drop_path(document, path)
+        elif len(many) == 1:
+            ((session, row),) = many.items()
+            if isinstance(row, dict) and len(row) == 1:
+                row = next(iter(row.items()))
+            if isinstance(row, tuple):
+                self.documents[document][path] = (session, row[0], row[1])
+
+    def _drop_path(self, document: str, path: bytes) -> None:
+        fields = self.documents[document]
+        del fields[path]
+        if not fields:
+            del self.documents[document]
+        dirty = self._dirty[document]
+        if dirty[path] is None:  # came and went between two digests
+            del dirty[path]
+            if not dirty:
+                del self._dirty[document]
+        below = self._below.get(document)
+        if below is None:
+            return
+        for prefix in parse_path(path).prefixes:
+            paths = below[prefix]
+            del paths[path]
+            if not paths:
+                del below[prefix]
+        if not below:
+            del self._below[document]
+
+    def _index(self, document: str, path: bytes) -> None:
+        prefixes = parse_path(path).prefixes
+        if prefixes:
+            below = self._below.setdefault(document, {})
+            for prefix in prefixes:
+                below.setdefault(prefix, {})[path] = None
+
+    # -------------------------------------------------------------------------------------- digest
+
+    def _note(
+        self,
+        document: str,
+        path: bytes,
+        held: Holding | None,
+        session: int,
+        seq: int,
+        old: bytes | None,
+    ) -> None:
+        """Remember, before a change of one dot, what the digest still counts there."""
+        dirty = self._dirty.setdefault(document, {})
+        if path not in dirty:
+            dirty[path] = {(session, seq): old} if isinstance(held, dict) else held
+        elif isinstance(dirty[path], dict):
+            self._note_dot(document, path, session, seq, old)
+
+    def _note_dot(
+        self, document: str, path: bytes, session: int, seq: int, old: bytes | None
+    ) -> None:
+        changed = self._dirty[document][path]
+        assert isinstance(changed, dict)
+        dot = (session, seq)
+        if dot not in changed:
+            changed[dot] = old
+        elif (
+            changed[dot] is None
+            and payload_at(self.holding(document, path), session, seq) is not None
+        ):
+            # It came and goes between two digests: nothing to remember, however often that happens.
+            del changed[dot]
+
+    def sum(self) -> int:
+        """The digest's sum over all entries; costs what changed since it was last asked for."""
+        total = self._sum
+        hashed = self._hash.entry
+        for document, changes in self._dirty.items():
+            for path, before in changes.items():
+                held = self.holding(document, path)
+                if isinstance(before, dict):
+                    for (session, seq), old in before.items():
+                        now = payload_at(held, session, seq)
+                        if now != old:
+                            total -= 0 if old is None else hashed(document, path, session, seq, old)
+                            total += 0 if now is None else hashed(document, path, session, seq, now)
+                elif before != held:
+                    total -= 0 if before is None else hashed(document, path, *before)
+                    if held is not None:
+                        for entry in entries_of(held):
+                            total += hashed(document, path, *entry)
+        self._dirty.clear()
+        self._sum = total % MODULUS
+        return self._sum
+
+    def document_sum(self, document: str) -> int:
+        """The sum over one document's entries, computed afresh."""
+        hashed = self._hash.entry
+        return sum(
+            hashed(document, path, *entry)
+            for path, holding in self.documents.get(document, {}).items()
+            for entry in entries_of(holding)
+        )
+
+
+def _add(many: Many, session: int, seq: int, payload: bytes) -> None:
+    row = many.get(session)
+    if row is None:
+        many[session] = (seq, payload)
+    elif isinstance(row, tuple):
+        many[session] = {row[0]: row[1], seq: payload}
+    else:
+        row[seq] = payload

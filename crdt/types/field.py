@@ -1,0 +1,193 @@
+"""What all field types have in common: a descriptor with a precomputed path, and plain reading and
+writing.
+
+A field object belongs to a document class (or to a Map, as its child type) and holds no state:
+every method is given the access, the document and the path to work on.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from crdt.access import Access, Entry
+from crdt.codec import decode_stamped
+from crdt.errors import SchemaError
+from crdt.paths import TypeCode
+
+V_co = TypeVar("V_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """`Annotated[Register[str], Wire("old")]`: the name this field has in stored data, after a
+    rename.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """`Annotated[Register[str], Default("new")]`: what a Register reads as while nothing was
+    written.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DisableWins:
+    """`Annotated[Flag, DisableWins()]`: of a concurrent enable and disable, the disable counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """`Annotated[Feed[str], Keep(100)]`: appending removes what lies before the newest `count`
+    items.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a declaration's `Annotated` said, by kind; None where it said nothing."""
+
+    wire: Wire | None = None
+    default: Default | None = None
+    disable_wins: DisableWins | None = None
+    keep: Keep | None = None
+
+    @staticmethod
+    def collect(metadata: Iterable[object], label: str) -> "Options":
+        """Sort out the metadata of an Annotated; other libraries' metadata is left alone."""
+        found: dict[str, object] = {}
+        for each in metadata:
+            if each is DisableWins:
+                each = DisableWins()
+            name = _KINDS.get(type(each))
+            if name is None:
+                continue
+            if name in found:
+                raise SchemaError(f"{label}: {type(each).__name__} is given twice")
+            found[name] = each
+        return Options(**found)  # type: ignore[arg-type]
+
+
+_KINDS: dict[type, str] = {
+    Wire: "wire",
+    Default: "default",
+    DisableWins: "disable_wins",
+    Keep: "keep",
+}
+
+
+class Declaration(NamedTuple):
+    """One annotation taken apart: type arguments, options, what errors call the field, and `build`,
+    which makes the children of containers."""
+
+    arguments: tuple[Any, ...]
+    options: Options
+    label: str
+    build: "Callable[[Any, str], Field[Any]]"
+
+    def arguments_are(self, expected: int, shape: str) -> None:
+        """Raise SchemaError unless there are as many type arguments as the type takes."""
+        if len(self.arguments) != expected:
+            raise SchemaError(f"{self.label}: declare it as {shape}")
+
+    def options_are(self, *allowed: str) -> None:
+        """Raise SchemaError for an option the type does not know; a Wire name suits every type."""
+        for each in fields(self.options):
+            option = getattr(self.options, each.name)
+            if option is not None and each.name not in ("wire", *allowed):
+                raise SchemaError(f"{self.label}: {type(option).__name__} is not for this type")
+
+
+class Handle:
+    """A document as its fields see it: an access and an id."""
+
+    __slots__ = ("_access", "_id")
+
+    _access: Access
+    _id: str
+
+
+class Field(Generic[V_co]):
+    """A declared field; V_co is what reading it gives in a Map (an editor, or the value itself).
+
+    `path` is set when the class is made; `label` is what errors call the field ("Task.title").
+    """
+
+    code: ClassVar[TypeCode]
+    cure: ClassVar[str] = ""
+    path: bytes = b""
+    label: str
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label}>"
+
+    @classmethod
+    def declare(cls, declaration: Declaration) -> "Field[Any]":
+        """Make the field of a declaration. Raises SchemaError naming the cure."""
+        raise NotImplementedError
+
+    def view(self, access: Access, document: str, path: bytes) -> V_co:
+        """The value at the path, or the editor for it."""
+        raise NotImplementedError
+
+    def plain(self, access: Access, document: str, path: bytes) -> Any:
+        """The value at the path as plain data, a copy."""
+        raise NotImplementedError
+
+    def assign(self, access: Access, document: str, path: bytes, value: Any) -> None:
+        """Write the value; raises InvalidValue if it is of the wrong type.
+
+        A field that is changed through its editor accepts that editor, which is what `|=` and `+=`
+        assign back, and refuses all else with a SchemaError naming the cure.
+        """
+        own = (
+            isinstance(value, Editor)
+            and value._access is access
+            and value._document == document
+            and value._path == path
+        )
+        if not own:
+            raise SchemaError(f"{self.label} cannot be assigned; {self.cure}")
+
+
+class Child(Field[V_co]):
+    """A field type that may also stand under a Map.
+
+    `implicit`: reading it where nothing was written gives an empty value instead of KeyError.
+    """
+
+    implicit: ClassVar[bool] = True
+
+
+class Editor:
+    """What reading a composite field gives: a place in a document, and methods to change what is
+    there.
+    """
+
+    __slots__ = ("_access", "_document", "_path")
+
+    def __init__(self, access: Access, document: str, path: bytes) -> None:
+        self._access = access
+        self._document = document
+        self._path = path
+
+
+def ranked(entries: Iterable[Entry]) -> list[tuple[int, int, int, Any]]:
+    """Entries whose payload is [rank, value] as (rank, session, seq, value), ascending by the first
+    three.
+    """
+    found = []
+    for session, seq, payload in entries:
+        rank, value = decode_stamped(payload)
+        found.append((rank, session, seq, value))
+    found.sort(key=lambda each: each[:3])
+    return found

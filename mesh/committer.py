@@ -1,0 +1,358 @@
+"""The committer: one loop that brings what was applied to disk, and only then lets others know.
+
+Theory of operation. Own transactions and received frames are in the lattice as soon as they are
+applied. A *cut* happens at one instant, without awaiting: own transactions become sealed frames
+behind the received ones, in apply order; what was asked for (digests, snapshots) is captured. Then
+the work goes to the journal: frames, then snapshots. Only when all of it is on disk is anything of
+it pushed, acknowledged, summarised or handed out. A disk that refuses is asked again for ever;
+nothing leaves meanwhile.
+
+Pace: the first edit after a quiet interval is cut at once, the next ones are gathered for
+`flush_interval_ms`, or until `flush_bytes` are pending or somebody waits in `flush`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from crdt.errors import CallerError, CodecError
+from crdt.snapshot import ShardSnapshot
+from mesh.core import Core
+from mesh.dissemination import Backoff
+from mesh.health import DOWN, JOURNAL, OK
+from mesh.outbox import Cut
+from mesh.repair import Capture
+from mesh.shards import ShardHost
+from persistence.base import FrameRecord, SnapshotRecord, StorageError
+from persistence.limits import MAX_COMMIT_BYTES
+from persistence.sealing import Draft
+
+T = TypeVar("T")
+
+
+class Outlet(Protocol):
+    """Who is told what is on disk. Calls neither block nor fail."""
+
+    def durable(self, records: Sequence[FrameRecord]) -> None:
+        """These frames are on disk, in this order; own ones may be pushed now."""
+
+    def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
+        """What a peer's snapshot brought is on disk."""
+
+    def published(self) -> None:
+        """`ShardHost.published` of all shards is as of the latest cut."""
+
+    def pump(self, host: ShardHost) -> None:
+        """Frames that waited may be applicable since a join."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    """A peer's snapshot, opened and decoded, to be joined at the next cut."""
+
+    host: ShardHost
+    snapshot: ShardSnapshot
+    chain: Mapping[int, bytes]
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """A sealed snapshot of ours that contains everything cut before it."""
+
+    host: ShardHost
+    data: bytes
+    frontier: Mapping[int, int]
+    joined: bool
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one cut brings to disk, in this order."""
+
+    records: list[FrameRecord]
+    saves: list[_Save] = field(default_factory=list)
+    captures: list[Capture] = field(default_factory=list)
+
+
+class Committer:
+    """See the module. One per replica; `run` is one task."""
+
+    def __init__(self, core: Core, outlet: Outlet, position: int) -> None:
+        self._core = core
+        self._outlet = outlet
+        self._journal = core.environment.journal
+        self._position = position
+        self._queue: list[FrameRecord] = []
+        self._joins: list[_Join] = []
+        self._snapshots: dict[int, list[asyncio.Future[bytes]]] = {}
+        self._capture = False
+        self._queued_bytes = 0
+        self._in_flight = 0
+        self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._started = -1e9
+        self._hard_prune = False
+        self._backoff = Backoff(0.05, 2.0, core.environment.entropy.stream("journal.backoff"))
+        self.outbox_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Committer at {self._position}, {self.owed} bytes owed>"
+
+    @property
+    def owed(self) -> int:
+        """Bytes that are applied and not on disk."""
+        return self.outbox_bytes + self._queued_bytes + self._in_flight
+
+    def wake(self, *, urgent: bool = False) -> None:
+        """There is something to cut; `urgent`: somebody waits for it."""
+        self._wake.set()
+        if (
+            urgent
+            or self.outbox_bytes + self._queued_bytes >= self._core.settings.replica.flush_bytes
+        ):
+            self._urgent.set()
+
+    def received(self, record: FrameRecord) -> None:
+        """A received frame was applied."""
+        self._queue.append(record)
+        self._queued_bytes += len(record.data)
+        self.wake()
+
+    def want_capture(self) -> None:
+        """Publish fresh frontiers and digests soon."""
+        self._capture = True
+        self.wake()
+
+    def join(
+        self, host: ShardHost, snapshot: ShardSnapshot, chain: Mapping[int, bytes], peer: str
+    ) -> None:
+        """Join a peer's snapshot at the next cut."""
+        self._joins.append(_Join(host, snapshot, chain, peer))
+        self.wake(urgent=True)
+
+    async def snapshot(self, host: ShardHost) -> bytes:
+        """The sealed snapshot of a shard, once what it contains is on disk. Raises CallerError."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._snapshots.setdefault(host.index, []).append(future)
+        self.wake(urgent=True)
+        return await future
+
+    def compact(self) -> None:
+        """Take snapshots of all shards that changed, and forget every frame they contain."""
+        self._hard_prune = True
+        self._want_snapshots(1)
+        for host in self._core.hosts:
+            if host.kept_for_peers:
+                self._snapshots.setdefault(host.index, [])
+        self.wake()
+
+    def finish(self) -> None:
+        """Cut once more, with snapshots; `run` then returns, or raises StorageError if the disk
+        refuses.
+        """
+        self._want_snapshots(1)
+        self._closing.set()
+        self.wake(urgent=True)
+
+    async def run(self) -> None:
+        """Bring to disk what is applied, for as long as the replica lives."""
+        while True:
+            await self._wake.wait()
+            await self._pace()
+            # Looked at without an await before the cut: what is closed here is in it.
+            closing = self._closing.is_set()
+            self._wake.clear()
+            self._urgent.clear()
+            self._started = self._core.now()
+            await self._commit(self._cut())
+            if closing and not self._wake.is_set():
+                return
+
+    async def _pace(self) -> None:
+        wait = (
+            self._started + self._core.settings.replica.flush_interval_ms / 1000 - self._core.now()
+        )
+        if wait > 0 and not self._urgent.is_set():
+            try:
+                async with asyncio.timeout(wait):
+                    await self._urgent.wait()
+            except TimeoutError:
+                return
+
+    # ------------------------------------------------------------------ the cut: no await
+
+    def _cut(self) -> _Work:
+        self._cut_own()
+        core = self._core
+        work = _Work(self._queue)
+        self._queue = []
+        self._in_flight, self._queued_bytes = self._queued_bytes, 0
+        joins, self._joins = self._joins, []
+        joined = {join.host.index: join.host for join in joins if self._join(join)}
+        self._want_snapshots(core.settings.replica.snapshot_every_frames)
+        for index in sorted({*self._snapshots, *joined}):
+            self._save(work, core.hosts[index], index in joined)
+        if self._capture or joined:
+            self._capture = False
+            work.captures = [host.capture() for host in core.hosts]
+        for host in joined.values():
+            host.inbox.rescan()
+            self._outlet.pump(host)
+        return work
+
+    def _cut_own(self) -> None:
+        core = self._core
+        pending: dict[int, list[Cut]] = {
+            host.index: host.outbox.cut() for host in core.hosts if len(host.outbox)
+        }
+        self.outbox_bytes = 0
+        while pending:
+            # One frame per shard and signature: a further one of the same shard names its hash.
+            drafts: list[Draft] = [
+                core.hosts[index].draft(cuts.pop(0)) for index, cuts in pending.items()
+            ]
+            for draft, data in zip(drafts, core.sealer.seal(drafts), strict=True):
+                record = core.hosts[draft.shard].sealed(draft, data)
+                self._queue.append(record)
+                self._queued_bytes += len(data)
+            pending = {index: cuts for index, cuts in pending.items() if cuts}
+
+    def _join(self, join: _Join) -> bool:
+        core = self._core
+        host = join.host
+        try:
+            changed = host.join(join.snapshot, join.chain)
+        except CodecError as error:
+            core.refuse("snapshot.refused", str(error), peer=join.peer, shard=host.index)
+            return False
+        core.probe.event(
+            "snapshot.joined", peer=join.peer, shard=host.index, documents=len(changed)
+        )
+        for document, _, dot in host.new_conflicts():
+            core.probe.event("lattice.conflict", document=document, session=dot[0], seq=dot[1])
+        core.watchers.snapshot(changed)
+        return True
+
+    def _want_snapshots(self, frames: int) -> None:
+        for host in self._core.hosts:
+            if host.frames_since_snapshot >= frames:
+                self._snapshots.setdefault(host.index, [])
+
+    def _save(self, work: _Work, host: ShardHost, joined: bool) -> None:
+        core = self._core
+        frontier = dict(host.lattice.frontier)
+        certificates = core.trust.certificates(sorted(frontier))
+        try:
+            data = host.snapshot(core.sealer, certificates, core.clock.now())
+        except CallerError as error:
+            host.frames_since_snapshot = 0  # not again at every cut
+            core.probe.event("snapshot.failed", shard=host.index, reason=str(error))
+            for future in self._snapshots.pop(host.index, []):
+                if not future.done():
+                    future.set_exception(error)
+            if joined:
+                raise
+            return
+        host.frames_since_snapshot = 0
+        work.saves.append(_Save(host, data, frontier, joined))
+
+    # ------------------------------------------------------------------ to disk
+
+    async def _commit(self, work: _Work) -> None:
+        core = self._core
+        for batch in _batches(work.records):
+            self._position = await self._store(_appending(self._journal.append, batch))
+            self._written(batch)
+        for save in work.saves:
+            await self._save_to_disk(save)
+        if work.captures:
+            for capture in work.captures:
+                core.hosts[capture.shard].published = capture
+            self._outlet.published()
+        core.waiters.progress()
+
+    def _written(self, batch: Sequence[FrameRecord]) -> None:
+        hosts = self._core.hosts
+        for record in batch:
+            self._in_flight -= len(record.data)
+            journaled = hosts[record.shard].journaled
+            if record.last > journaled.get(record.session, 0):
+                journaled[record.session] = record.last
+        self._outlet.durable(batch)
+        self._core.waiters.progress()
+
+    async def _save_to_disk(self, save: _Save) -> None:
+        core, host = self._core, save.host
+        record = SnapshotRecord(host.index, self._position, save.data)
+        await self._store(lambda: self._journal.save_snapshot(record))
+        core.probe.event("snapshot.saved", shard=host.index, bytes=len(save.data))
+        for session, seq in save.frontier.items():
+            if seq > host.journaled.get(session, 0):
+                host.journaled[session] = seq
+        for future in self._snapshots.pop(host.index, []):
+            if not future.done():
+                future.set_result(save.data)
+        if save.joined:
+            self._outlet.joined(host.index, save.frontier)
+        upto = dict(save.frontier)
+        if not self._hard_prune:
+            upto = core.book.everywhere(host.index, upto, core.now())
+        host.kept_for_peers = upto != save.frontier
+        removed = await self._store(lambda: self._journal.prune(host.index, upto))
+        if removed:
+            core.probe.event("journal.pruned", shard=host.index, frames=removed)
+        self._hard_prune = self._hard_prune and bool(self._snapshots)
+
+    async def _store(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do one step on the journal, however often it takes; while closing, once."""
+        core = self._core
+        while True:
+            try:
+                result = await step()
+            except StorageError as error:
+                core.probe.event("journal.failed", reason=str(error))
+                core.health.set(
+                    JOURNAL, DOWN, str(error),
+                    "free or repair the disk; what is in memory is kept and tried again",
+                )  # fmt: skip
+                core.waiters.progress()
+                if self._closing.is_set():
+                    raise
+                await self._pause(self._backoff.wait())
+            else:
+                if core.health.report()[JOURNAL].state == DOWN:
+                    core.probe.event("journal.recovered")
+                core.health.set(JOURNAL, OK)
+                self._backoff.reset()
+                return result
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+
+
+def _appending(
+    append: Callable[[Sequence[FrameRecord]], Awaitable[int]], batch: Sequence[FrameRecord]
+) -> Callable[[], Awaitable[int]]:
+    return lambda: append(batch)
+
+
+def _batches(records: list[FrameRecord]) -> list[list[FrameRecord]]:
+    """In order, none over what the journal commits at once."""
+    batches: list[list[FrameRecord]] = []
+    size = MAX_COMMIT_BYTES
+    for record in records:
+        if size + len(record.data) > MAX_COMMIT_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(record)
+        size += len(record.data)
+    return batches

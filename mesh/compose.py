@@ -1,0 +1,161 @@
+"""The composition root: the one place where a replica gets its production ports.
+
+    async with open_replica("agent-a") as replica: ...
+
+What is opened, in this order, and closed in the reverse one: the identity in the folder (issued by
+the user's own authority where there is none yet), the journal, the transport, the coordinator, the
+replica. Nothing on disk changes before it is certain that the folder is this replica's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import ipaddress
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from crdt.errors import CallerError
+from mesh.environment import Coordinator, Environment
+from mesh.instrumentation import LoggingProbe
+from mesh.replica import Replica
+from mesh.settings import Settings, load_settings, split_address
+from mesh.system import SystemClock, SystemEntropy
+from mesh.transports.discovery import StaticSeeds
+from mesh.transports.tcp import TcpTransport
+from persistence import folder as layout
+from persistence.base import Clock, FolderError, Probe
+from persistence.identity import (
+    Identity,
+    default_authority,
+    open_authority,
+    open_identity,
+    provision,
+)
+from persistence.sqlite import SqliteJournal, open_journal
+
+__all__ = ("identity_of", "open_replica")
+
+COORDINATORS = "statemesh.coordinators"
+COORDINATOR = "temporal"
+PERSONAL = "personal"
+NAME_LENGTH = 63
+
+
+@asynccontextmanager
+async def open_replica(
+    path: str | Path,
+    settings: Settings | None = None,
+    *,
+    probe: Probe | None = None,
+    **overrides: Any,
+) -> AsyncIterator[Replica]:
+    """Run a replica in the folder `path` while the block lasts.
+
+    `settings` are loaded from environment and file where none are given; `overrides` are as for
+    `load_settings`. Raises FolderError (another mesh's or replica's folder, a newer format, in
+    use), SettingsError, StorageError; the folder is then as it was.
+    """
+    clock, entropy = SystemClock(), SystemEntropy()
+    probe = probe or LoggingProbe()
+    chosen, identity, journal = await asyncio.to_thread(_prepare, Path(path), settings, overrides)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(journal.close)
+        transport = await asyncio.to_thread(TcpTransport, identity, chosen.peers, probe)
+        stack.push_async_callback(transport.close)
+        coordinator = await _coordinator(chosen, clock, probe)
+        if coordinator is not None:
+            stack.push_async_callback(coordinator.close)
+        environment = Environment(
+            clock, entropy, probe, journal, transport, StaticSeeds(chosen.peers.seeds), coordinator
+        )
+        yield await stack.enter_async_context(Replica(chosen, environment, identity))
+
+
+def identity_of(folder: Path, settings: Settings) -> Identity:
+    """Who the replica in `folder` is; a new folder gets an identity in the user's own mesh.
+
+    Raises FolderError (another replica's, half restored, no folder, a newer format), CallerError.
+    """
+    name = settings.replica.name
+    if not (folder / layout.IDENTITY).exists():
+        if folder.exists() and not folder.is_dir():
+            raise FolderError(f"{folder} is not a folder; name one for the replica to live in")
+        if (folder / layout.JOURNAL).exists():
+            raise FolderError(
+                f"{folder} holds a journal but no identity; restore {layout.IDENTITY}/ from a "
+                "backup, or use another folder"
+            )
+        return provision(default_authority(), folder, name or _name_for(folder))
+    identity = open_identity(folder)
+    if name and name != identity.replica:
+        raise FolderError(
+            f"{folder} belongs to replica {identity.replica!r}, not to {name!r} (replica.name); "
+            "use another folder, or leave the name out"
+        )
+    return identity
+
+
+def _prepare(
+    path: Path, settings: Settings | None, overrides: dict[str, Any]
+) -> tuple[Settings, Identity, SqliteJournal]:
+    """All that blocks: settings, folder, identity, journal."""
+    chosen = load_settings(**overrides) if settings is None else settings.override(**overrides)
+    folder = path.expanduser().resolve()
+    identity = identity_of(folder, chosen)
+    _keep_personal_mesh_local(identity, chosen)
+    return chosen, identity, open_journal(folder, identity.mesh)
+
+
+def _name_for(folder: Path) -> str:
+    """A replica name out of the folder's, as like it as names may be."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("._-")[:NAME_LENGTH]
+    if not name:
+        raise CallerError(
+            f"no replica name can be made of the folder name {folder.name!r}; set replica.name "
+            "(STATEMESH_REPLICA__NAME)"
+        )
+    return name
+
+
+def _keep_personal_mesh_local(identity: Identity, settings: Settings) -> None:
+    """The user's own mesh, which nobody ever set up for a network, stays on this machine."""
+    listen = settings.peers.listen
+    if not listen or identity.mesh.name != PERSONAL or _is_loopback(split_address(listen)[0]):
+        return
+    if open_authority(default_authority()).mesh.id == identity.mesh.id:
+        raise CallerError(
+            f"peers.listen = {listen!r} leaves this machine, but your personal mesh stays on it; "
+            "found a mesh with persistence.create_genesis and let the replica in with provision, "
+            "or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _coordinator(settings: Settings, clock: Clock, probe: Probe) -> Coordinator | None:
+    """The coordinator that the settings ask for. Found by entry point: it lies in a layer above."""
+    if not settings.temporal.address:
+        return None
+    connect = await asyncio.to_thread(_load_coordinator)
+    coordinator: Coordinator = await connect(settings, clock, probe)
+    return coordinator
+
+
+def _load_coordinator() -> Any:
+    """The `connect` of the installed coordinator. Imports a driver, which takes its time."""
+    found = importlib.metadata.entry_points(group=COORDINATORS, name=COORDINATOR)
+    if not found:
+        raise CallerError(
+            f"temporal.address is set, but no {COORDINATOR!r} in {COORDINATORS} is installed; "
+            "install statemesh anew, or leave the address out"
+        )
+    return next(iter(found)).load()

@@ -1,0 +1,146 @@
+"""How durable is my write: levels, results, and the bookkeeping of who has what on disk.
+
+Levels form no order by themselves; each says where the writes so far have to be. A timeout means
+*not yet*, never *undone*: what was written stays written and goes on travelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from crdt.errors import CallerError, ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """Where a write has to be before `flush` returns."""
+
+    name: str
+    replicas: int = 0
+
+    JOURNAL: ClassVar[Durability]
+    """On this replica's disk (fsynced)."""
+
+    @staticmethod
+    def PEERS(n: int) -> Durability:  # noqa: N802 - reads as the level it is, next to JOURNAL
+        """On this replica's disk and on those of `n` other replicas. Raises CallerError for n
+        < 1.
+        """
+        if n < 1:
+            raise CallerError(f"Durability.PEERS({n}): at least one other replica; or use JOURNAL")
+        return Durability("PEERS", n)
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.replicas})" if self.replicas else self.name
+
+
+Durability.JOURNAL = Durability("JOURNAL")
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """What was reached: `written` {shard: last seq of this session}, `replicas` other replicas that
+    have it.
+    """
+
+    level: Durability
+    session: int
+    written: dict[int, int]
+    replicas: tuple[str, ...]
+
+
+class FlushTimeout(ServiceError):
+    """The level was not reached *yet*. The writes stay, and go on towards it: flush again to wait
+    longer.
+    """
+
+    def __init__(
+        self, level: Durability, reached: str, result: FlushResult, timeout: float
+    ) -> None:
+        self.level = level
+        self.result = result
+        super().__init__(
+            f"{level} was not reached within {timeout:g} s ({reached}); the writes are kept and"
+            " still on their way: flush again to wait longer, or look at replica.health()"
+        )
+
+
+class Acknowledgements:
+    """Which other replica has journaled how much of this session's writes."""
+
+    def __init__(self) -> None:
+        self._by_replica: dict[str, tuple[int, dict[int, int]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Acknowledgements of {sorted(self._by_replica)}>"
+
+    def session(self, replica: str, session: int) -> None:
+        """A replica is here under this session. A new one may have lost its disk: it starts from
+        nothing.
+        """
+        known = self._by_replica.get(replica)
+        if known is None or known[0] != session:
+            self._by_replica[replica] = (session, {})
+
+    def journaled(self, replica: str, shard: int, seq: int) -> None:
+        """The replica says that it has this session's operations of the shard on disk up to
+        `seq`.
+        """
+        known = self._by_replica.get(replica)
+        if known is not None and seq > known[1].get(shard, 0):
+            known[1][shard] = seq
+
+    def holders(self, written: Mapping[int, int]) -> tuple[str, ...]:
+        """Names of the replicas that have all of `written`, sorted."""
+        return tuple(
+            name
+            for name in sorted(self._by_replica)
+            if all(self._by_replica[name][1].get(shard, 0) >= seq for shard, seq in written.items())
+        )
+
+
+class Waiters:
+    """Futures that wait for a condition over memory; looked at whenever something made progress."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition()` holds. Raises what `fail` is given."""
+        if condition():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (condition, future)
+        self._waiting.append(entry)
+        try:
+            await future
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+
+    def progress(self) -> None:
+        """Something changed: wake those whose condition holds now."""
+        if not self._waiting:
+            return
+        still = []
+        for condition, future in self._waiting:
+            if future.done():
+                continue
+            if condition():
+                future.set_result(None)
+            else:
+                still.append((condition, future))
+        self._waiting = still
+
+    def fail(self, error: Exception) -> None:
+        """Nothing will make progress any more."""
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting = []

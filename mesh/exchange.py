@@ -1,0 +1,403 @@
+"""The conversation between replicas: who is told what, who is asked for what. See `messages` and
+`repair`.
+
+Rules of this file: handlers are synchronous, in memory, and answer by queueing; what waits for the
+disk or for a slow peer is in `serving`. Everything told to a peer comes from `ShardHost.published`
+or `.journaled`, so nothing that is not on disk leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from crdt.errors import CodecError
+from mesh.committer import Committer
+from mesh.core import Core
+from mesh.dissemination import keeps_new, pick
+from mesh.environment import PeerRefused
+from mesh.health import DEGRADED, OFF, OK, PEERS
+from mesh.ingest import Ingest, Reception
+from mesh.links import PeerLink
+from mesh.messages import (
+    MAX_CERTIFICATES,
+    Certificates,
+    Frames,
+    Frontier,
+    Journaled,
+    Message,
+    Range,
+    Served,
+    SnapshotPart,
+    Summary,
+    SummaryRow,
+    Want,
+    WantCertificates,
+    WantSnapshot,
+)
+from mesh.repair import Comparison, Requests, compare, plan
+from mesh.serving import Serving
+from mesh.shards import ShardHost
+from persistence.base import FrameRecord
+
+ASK_AGAIN_S = 5.0
+"""A request without an answer for this long is made again, maybe of somebody else."""
+PATIENCE_S = 0.1
+"""How long a frame waits for its causes, which are usually on their way, before they are asked for.
+"""
+BIG_CHANGE = 512
+"""This many foreign frames in one batch, or a joined snapshot, are announced to all peers at once.
+"""
+
+
+class Exchange:
+    """All links of a replica and what is said over them. Implements `links.Conversation`,
+    `Outlet`.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._rng = core.environment.entropy.stream("mesh.exchange")
+        self._requests = Requests(ASK_AGAIN_S)
+        self._joined_at: dict[int, float] = {}
+        self._links: dict[str, PeerLink] = {}
+        self._committer: Committer
+        self._ingest: Ingest
+        self._serving: Serving
+
+    def __repr__(self) -> str:
+        return f"<Exchange with {sorted(self._links)}>"
+
+    def bind(self, committer: Committer, ingest: Ingest) -> None:
+        """The other parts, which need this one to be made."""
+        self._committer, self._ingest = committer, ingest
+        self._serving = Serving(self._core, committer)
+
+    @property
+    def links(self) -> Mapping[str, PeerLink]:
+        """The one link to each peer, by name."""
+        return self._links
+
+    async def until_unlinked(self, name: str) -> None:
+        """Wait until there is no link to this peer."""
+        await self._core.waiters.until(lambda: name not in self._links)
+
+    # ------------------------------------------------------------------ links.Conversation
+
+    def up(self, link: PeerLink) -> None:
+        """See `links.Conversation`. One link per pair of replicas stays."""
+        core = self._core
+        old = self._links.get(link.name)
+        if old is not None:
+            same = old.session == link.session
+            if same and not keeps_new(core.name, link.name, old.initiated, link.initiated):
+                raise PeerRefused(f"{link.name} is linked already at {old.address}")
+            old.end(f"replaced by a link at {link.address}")
+            self._requests.gone(link.name)
+        elif len(self._links) >= core.settings.peers.connections_max:
+            raise PeerRefused(f"{len(self._links)} peers are the most held here")
+        self._links[link.name] = link
+        now = core.environment.clock.wall_ms()
+        core.book.met(link.name, link.session, link.address, now)
+        core.acknowledgements.session(link.name, link.session)
+        core.probe.event("link.up", peer=link.name, address=link.address, session=link.session)
+        self.judge_health()
+        theirs = {
+            host.index: {link.session: seq}
+            for host in core.hosts
+            if (seq := host.journaled.get(link.session, 0))
+        }
+        link.send(Journaled(theirs))
+        link.owes_summary = True
+        self._committer.want_capture()
+
+    def down(self, link: PeerLink, reason: str) -> None:
+        """See `links.Conversation`."""
+        core = self._core
+        core.probe.event("link.down", peer=link.name, address=link.address, reason=reason)
+        if self._links.get(link.name) is link:
+            del self._links[link.name]
+            core.book.left(link.name, core.environment.clock.wall_ms(), core.now())
+            self._requests.gone(link.name)
+            self.judge_health()
+            core.waiters.progress()
+
+    def message(self, link: PeerLink, message: Message) -> None:
+        """See `links.Conversation`."""
+        match message:
+            case Frames():
+                self._frames(link, message)
+            case Journaled():
+                self._journaled(link, message)
+            case Summary():
+                link.summary.update((row.shard, row) for row in message.rows)
+                self._committer.want_capture()
+            case Frontier():
+                self._frontier(link, message)
+            case Want() | WantSnapshot():
+                if message.shard < len(self._core.hosts):
+                    link.ask(message)
+            case Served():
+                self._served(link, message)
+            case SnapshotPart():
+                self._snapshot_part(link, message)
+            case Certificates():
+                self._certificates(link, message)
+            case WantCertificates():
+                found = self._core.trust.certificates(message.sessions[:MAX_CERTIFICATES])
+                link.send(Certificates(tuple(found)))
+            case _:
+                pass  # Ping: hearing it was all
+
+    async def room(self) -> None:
+        """See `links.Conversation`."""
+        bound = self._core.settings.replica.owed_bytes_max
+        await self._core.waiters.until(lambda: self._committer.owed <= bound)
+
+    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+        """See `links.Conversation`."""
+        await self._serving.serve(link, request)
+
+    def drained(self, link: PeerLink) -> None:
+        """See `links.Conversation`."""
+        self._core.probe.sometimes("a slow peer is repaired")
+        self.announce(link)
+
+    # ------------------------------------------------------------------ committer.Outlet
+
+    def durable(self, records: Sequence[FrameRecord]) -> None:
+        """See `committer.Outlet`."""
+        if not self._links:
+            return
+        foreign = 0
+        fresh: dict[int, dict[int, int]] = {}
+        for record in records:
+            fresh.setdefault(record.shard, {})[record.session] = record.last
+            if record.own:
+                for link in self._links.values():
+                    link.push(record.data)
+            else:
+                foreign += 1
+        for link in self._links.values():
+            self._tell(link, fresh)
+            if foreign >= BIG_CHANGE:
+                self.announce(link)
+
+    def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
+        """See `committer.Outlet`."""
+        self._requests.joined(shard)
+        self._joined_at[shard] = self._core.now()
+        for link in self._links.values():
+            self._tell(link, {shard: dict(frontier)})
+            self.announce(link)
+
+    def published(self) -> None:
+        """See `committer.Outlet`. Summaries that are owed or came are dealt with against fresh
+        captures.
+        """
+        rows = tuple(host.published.row() for host in self._core.hosts)
+        for link in self._links.values():
+            if link.owes_summary:
+                link.owes_summary = False
+                link.send(Summary(rows))
+            summary, link.summary = link.summary, {}
+            for _, row in sorted(summary.items()):
+                self._compare(link, row)
+            owed, link.owes_frontier = link.owes_frontier, set()
+            for shard in sorted(owed):
+                link.send(self._core.hosts[shard].published.message(reply=False))
+
+    def pump(self, host: ShardHost) -> None:
+        """See `committer.Outlet`."""
+        self._ingest.pump(host)
+
+    # ------------------------------------------------------------------ announcing
+
+    def announce(self, link: PeerLink) -> None:
+        """Send this peer a summary once one is on disk."""
+        link.owes_summary = True
+        self._committer.want_capture()
+
+    def tick(self) -> None:
+        """Regular anti-entropy: everybody's owed acknowledgements, and a summary to a random
+        peer.
+        """
+        for link in self._links.values():
+            self._tell_all(link)
+        name = pick(list(self._links), self._rng)
+        if name is not None:
+            self.announce(self._links[name])
+
+    def look_for_gaps(self) -> None:
+        """Ask for what frames in the inboxes have been waiting for too long."""
+        core = self._core
+        for host in core.hosts:
+            if not host.inbox.frames:
+                continue
+            missing = host.inbox.missing(host.lattice.frontier, core.now() - PATIENCE_S)
+            by_peer: dict[str, list[Range]] = {}
+            for session, (after, upto, source) in missing.items():
+                name = source if source in self._links else pick(list(self._links), self._rng)
+                if name is not None:
+                    by_peer.setdefault(name, []).append(Range(session, after, upto))
+            for name, ranges in sorted(by_peer.items()):
+                self._want(self._links[name], host.index, tuple(ranges))
+
+    # ------------------------------------------------------------------ what peers say
+
+    def _frames(self, link: PeerLink, message: Frames) -> None:
+        core = self._core
+        uncertified: set[int] = set()
+        for raw in message.frames:
+            match self._ingest.frame(raw, link.name):
+                case Reception.REFUSED:
+                    link.refused()
+                case Reception.UNCERTIFIED:
+                    uncertified.add(core.opener.header(raw).session)
+                case _:
+                    pass
+        if uncertified:
+            link.send(WantCertificates(tuple(sorted(uncertified))[:MAX_CERTIFICATES]))
+
+    def _journaled(self, link: PeerLink, message: Journaled) -> None:
+        for shard, frontier in message.shards.items():
+            if shard < len(self._core.hosts):
+                self._knows(link, shard, frontier)
+        self._core.waiters.progress()
+
+    def _compare(self, link: PeerLink, row: SummaryRow) -> None:
+        core = self._core
+        if row.shard >= len(core.hosts):
+            return
+        mine = core.hosts[row.shard].published
+        match compare(mine, row):
+            case Comparison.EQUAL:
+                self._knows(link, row.shard, mine.frontier)
+                core.waiters.progress()
+            case Comparison.DIFFERENT:
+                link.send(mine.message(reply=True))
+            case Comparison.CORRUPT:
+                core.probe.event(
+                    "digest.mismatch", peer=link.name, shard=row.shard,
+                    ours=mine.digest.hex(), theirs=row.digest.hex(),
+                )  # fmt: skip
+                # Should joining not help, this must not become a storm of snapshots.
+                if core.now() - self._joined_at.get(row.shard, -ASK_AGAIN_S) >= ASK_AGAIN_S:
+                    self._want_snapshot(link, row.shard)
+
+    def _knows(self, link: PeerLink, shard: int, frontier: Mapping[int, int]) -> None:
+        """What this peer has on disk at least."""
+        core = self._core
+        peer = core.book.get(link.name)
+        if peer is not None:
+            peer.has(shard, frontier)
+        if seq := frontier.get(core.session, 0):
+            core.acknowledgements.journaled(link.name, shard, seq)
+
+    def _frontier(self, link: PeerLink, message: Frontier) -> None:
+        core = self._core
+        if message.shard >= len(core.hosts):
+            return
+        self._knows(link, message.shard, message.frontier)
+        core.waiters.progress()
+        if message.reply:
+            link.owes_frontier.add(message.shard)
+            self._committer.want_capture()
+        lattice = core.hosts[message.shard].lattice
+        wanted = plan(lattice.frontier, lattice.floor, message)
+        if wanted.snapshot:
+            self._want_snapshot(link, message.shard)
+        elif wanted.ranges:
+            self._want(link, message.shard, wanted.ranges)
+
+    def _served(self, link: PeerLink, message: Served) -> None:
+        core = self._core
+        self._requests.answered(message.shard, link.name)
+        peer = core.book.get(link.name)
+        if message.shard >= len(core.hosts) or peer is None or not message.pruned:
+            return
+        host = core.hosts[message.shard]
+        theirs = peer.known.get(message.shard, {})
+        if any(not host.lattice.seen(session, seq) for session, seq in theirs.items()):
+            self._want_snapshot(link, message.shard)
+
+    def _snapshot_part(self, link: PeerLink, part: SnapshotPart) -> None:
+        core = self._core
+        if not self._requests.expects(part.shard, link.name):
+            # Nobody may fill our memory with what we never asked for.
+            core.refuse("snapshot.refused", "Unasked", peer=link.name, detail="not asked for")
+            link.assembly.clear()
+            link.refused()
+            return
+        self._requests.progress(part.shard, link.name, core.now())
+        try:
+            data = link.assembly.add(part)
+        except CodecError as error:
+            core.refuse("snapshot.refused", "CodecError", peer=link.name, detail=str(error))
+            link.refused()
+            return
+        if data is None:
+            return
+        found = self._ingest.snapshot(data, link.name)
+        if found is None or found[0].shard >= len(core.hosts):
+            self._requests.joined(part.shard)
+            link.refused()
+            return
+        opened, snapshot = found
+        self._committer.join(core.hosts[opened.shard], snapshot, opened.chain, link.name)
+
+    def _certificates(self, link: PeerLink, message: Certificates) -> None:
+        fresh = False
+        for data in message.certificates:
+            session = self._ingest.certificate(data, link.name)
+            if session is None:
+                link.refused()
+            else:
+                fresh = fresh or session not in link.certified
+                link.certified.add(session)
+        if fresh:
+            # Frames that could not be verified were dropped: find them again.
+            self.announce(link)
+
+    # ------------------------------------------------------------------ asking and telling
+
+    def _want(self, link: PeerLink, shard: int, ranges: tuple[Range, ...]) -> None:
+        core = self._core
+        fresh = self._requests.ranges(shard, ranges, link.name, core.now())
+        if fresh:
+            core.probe.event("repair.asked", peer=link.name, shard=shard, ranges=len(fresh))
+            link.send(Want(shard, fresh))
+
+    def _want_snapshot(self, link: PeerLink, shard: int) -> None:
+        if self._requests.snapshot(shard, link.name, self._core.now()):
+            self._core.probe.event("repair.snapshot", peer=link.name, shard=shard)
+            link.send(WantSnapshot(shard))
+
+    def _tell(self, link: PeerLink, fresh: Mapping[int, Mapping[int, int]]) -> None:
+        """Acknowledge the peer's own frames at once; the rest waits for the next tick."""
+        prompt: dict[int, dict[int, int]] = {}
+        for shard, frontier in fresh.items():
+            for session, seq in frontier.items():
+                if session == link.session:
+                    prompt.setdefault(shard, {})[session] = seq
+                else:
+                    link.untold.setdefault(shard, {})[session] = seq
+        if prompt:
+            link.send(Journaled(prompt))
+
+    def _tell_all(self, link: PeerLink) -> None:
+        if link.untold:
+            untold, link.untold = link.untold, {}
+            link.send(Journaled(untold))
+
+    def judge_health(self) -> None:
+        """Say how the peers are."""
+        core = self._core
+        if self._links:
+            core.health.set(PEERS, OK)
+        elif core.environment.discovery.addresses():
+            core.health.set(
+                PEERS, DEGRADED, "no peer is linked",
+                "start the others or check peers.seeds; edits go on and are delivered later",
+            )  # fmt: skip
+        else:
+            core.health.set(PEERS, OFF, "no peers are configured or linked")

@@ -1,0 +1,45 @@
+"""How the parts of a replica are doing, since when, why, and what cures it.
+
+Reads and commutative writes never stop, so there is no "replica is down": there are parts that are.
+"""
+
+from __future__ import annotations
+
+from mesh.environment import PartHealth
+from persistence.base import Clock, Probe
+
+OK = "ok"
+DEGRADED = "degraded"
+DOWN = "down"
+OFF = "off"
+JOURNAL = "journal"
+PEERS = "peers"
+COORDINATOR = "coordinator"
+PARTS = (JOURNAL, PEERS, COORDINATOR)
+
+
+class Health:
+    """The last known state of every part; each change is one `health.changed` event."""
+
+    def __init__(self, clock: Clock, probe: Probe) -> None:
+        self._clock = clock
+        self._probe = probe
+        now = clock.wall_ms()
+        self._parts = {part: PartHealth(OFF, now, "not started") for part in PARTS}
+
+    def __repr__(self) -> str:
+        return f"<Health { ({name: part.state for name, part in self._parts.items()}) }>"
+
+    def report(self) -> dict[str, PartHealth]:
+        """{part: PartHealth} for journal, peers and coordinator."""
+        return dict(self._parts)
+
+    def set(self, part: str, state: str, reason: str = "", cure: str = "") -> None:
+        """A part is in this state now; `since` moves only when the state changes."""
+        before = self._parts[part]
+        if (before.state, before.reason, before.cure) == (state, reason, cure):
+            return
+        since = before.since if before.state == state else self._clock.wall_ms()
+        self._parts[part] = PartHealth(state, since, reason, cure)
+        if before.state != state:
+            self._probe.event("health.changed", part=part, state=state, reason=reason)

@@ -1,0 +1,239 @@
+"""The causal inbox of one shard: a frame comes out when everything its author had seen is applied.
+
+Rules of this file: pure; time is a number the caller passes; the inbox never touches the lattice,
+it asks `seen(session, seq)` and is told by `advanced` what was applied.
+
+Theory: causal delivery by waiting (Birman, Schiper, Stephenson 1991), with the happened-before
+relation carried as heads: a frame waits for its own predecessor and for the frames named in `deps`;
+what those needed came before them. A waiting frame hangs on *one* unmet dependency at a time, so an
+arrival costs O(log waiting) however many wait.
+
+Bounds: at most `max_frames` and `max_bytes` wait. When full, the newest frame of the session that
+holds most gives way and the gap is remembered: one session that can never be completed (its
+author's predecessor is lost) can't starve the others. What gave way is fetched again by repair.
+
+Not here: verification (before), decoding and applying (after), fetching what is missing (`repair`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from crdt.ids import Dot
+from persistence.frame import Header
+
+MAX_WAITING_FRAMES = 8192
+MAX_WAITING_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified frame: its header, body and hash, its author's own bytes, and which peer brought
+    it.
+    """
+
+    header: Header
+    body: bytes
+    hash: bytes
+    raw: bytes
+    source: str
+    since: float
+
+    @property
+    def session(self) -> int:
+        """Whose it is."""
+        return self.header.session
+
+    @property
+    def first(self) -> int:
+        """Its first seq."""
+        return self.header.first
+
+    @property
+    def last(self) -> int:
+        """Its last seq."""
+        return self.header.last
+
+
+class Verdict(Enum):
+    """What became of an offered frame."""
+
+    READY = "ready"
+    WAITING = "waiting"
+    DUPLICATE = "duplicate"
+    DROPPED = "dropped"
+
+
+class Inbox:
+    """Holds verified frames of one shard until they can be applied in causal order."""
+
+    def __init__(
+        self,
+        seen: Callable[[int, int], bool],
+        *,
+        max_frames: int = MAX_WAITING_FRAMES,
+        max_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self._seen = seen
+        self._max_frames = max_frames
+        self._max_bytes = max_bytes
+        self._waiting: dict[int, dict[int, Arrival]] = {}
+        self._hanging: dict[int, list[tuple[int, int, int]]] = {}
+        self._hooks = 0
+        self._ready: deque[Arrival] = deque()
+        self.frames = 0
+        self.bytes = 0
+        self.gapped = False
+
+    def __repr__(self) -> str:
+        return f"<Inbox {self.frames} waiting, {self.bytes} bytes, gapped={self.gapped}>"
+
+    def offer(self, arrival: Arrival) -> Verdict:
+        """Take a verified frame in. `DROPPED` means there was no room: it has to be fetched
+        again.
+        """
+        if self._seen(arrival.session, arrival.last):
+            return Verdict.DUPLICATE
+        if arrival.first in self._waiting.get(arrival.session, ()):
+            return Verdict.DUPLICATE
+        unmet = self._unmet(arrival)
+        if unmet is None:
+            self._ready.append(arrival)
+            return Verdict.READY
+        if not self._make_room(arrival):
+            self.gapped = True
+            return Verdict.DROPPED
+        self._waiting.setdefault(arrival.session, {})[arrival.first] = arrival
+        self.frames += 1
+        self.bytes += len(arrival.raw)
+        self._hang(arrival, unmet)
+        return Verdict.WAITING
+
+    def take(self) -> Arrival | None:
+        """The next frame that can be applied now; `advanced` must be called once it is."""
+        while self._ready:
+            arrival = self._ready.popleft()
+            if not self._seen(arrival.session, arrival.last):
+                return arrival
+        return None
+
+    def advanced(self, session: int, upto: int) -> None:
+        """The shard now holds `session` up to `upto`: frames that hung on it move on."""
+        hanging = self._hanging.get(session)
+        if hanging is None:
+            return
+        while hanging and hanging[0][0] <= upto:
+            _, author, first = heapq.heappop(hanging)
+            self._hooks -= 1
+            self._recheck(author, first)
+        if not hanging:
+            del self._hanging[session]
+
+    def rescan(self) -> None:
+        """After a join anything may have been seen: look at every waiting frame again."""
+        self._hanging.clear()
+        self._hooks = 0
+        for session in sorted(self._waiting):
+            for first in sorted(self._waiting.get(session, ())):
+                self._recheck(session, first)
+
+    def missing(
+        self, frontier: Mapping[int, int], before: float
+    ) -> dict[int, tuple[int, int, str]]:
+        """What frames that have waited since `before` lack: {session: (after, upto, a peer that
+        knows)}.
+        """
+        needs: dict[int, tuple[int, str]] = {}
+        for frames in self._waiting.values():
+            for arrival in frames.values():
+                if arrival.since > before:
+                    continue
+                for session, seq in self._wants(arrival):
+                    if seq > needs.get(session, (0, ""))[0]:
+                        needs[session] = (seq, arrival.source)
+        missing: dict[int, tuple[int, int, str]] = {}
+        for session in sorted(needs):
+            upto, source = needs[session]
+            after = frontier.get(session, 0)
+            if held := self._waiting.get(session):
+                upto = min(upto, min(held) - 1)
+            if upto > after:
+                missing[session] = (after, upto, source)
+        return missing
+
+    def _wants(self, arrival: Arrival) -> list[Dot]:
+        needed = [dep for dep in arrival.header.deps if not self._seen(*dep)]
+        if arrival.first > 1 and not self._seen(arrival.session, arrival.first - 1):
+            needed.append((arrival.session, arrival.first - 1))
+        return needed
+
+    def _unmet(self, arrival: Arrival) -> Dot | None:
+        if arrival.first > 1 and not self._seen(arrival.session, arrival.first - 1):
+            return arrival.session, arrival.first - 1
+        for dep in arrival.header.deps:
+            if not self._seen(*dep):
+                return dep
+        return None
+
+    def _hang(self, arrival: Arrival, unmet: Dot) -> None:
+        session, seq = unmet
+        heapq.heappush(self._hanging.setdefault(session, []), (seq, arrival.session, arrival.first))
+        self._hooks += 1
+        if self._hooks > 2 * self._max_frames + 16:
+            self._rehang()
+
+    def _rehang(self) -> None:
+        """Hooks of frames that gave way stay behind; when half of them are such, start over."""
+        self._hanging.clear()
+        self._hooks = 0
+        for frames in self._waiting.values():
+            for arrival in frames.values():
+                unmet = self._unmet(arrival) or (arrival.session, arrival.first - 1)
+                self._hanging.setdefault(unmet[0], []).append(
+                    (unmet[1], arrival.session, arrival.first)
+                )
+                self._hooks += 1
+        for hooks in self._hanging.values():
+            heapq.heapify(hooks)
+
+    def _recheck(self, session: int, first: int) -> None:
+        arrival = self._waiting.get(session, {}).get(first)
+        if arrival is None:
+            return
+        if self._seen(session, arrival.last):
+            self._forget(arrival)
+        elif (unmet := self._unmet(arrival)) is not None:
+            self._hang(arrival, unmet)
+        else:
+            self._forget(arrival)
+            self._ready.append(arrival)
+
+    def _forget(self, arrival: Arrival) -> None:
+        frames = self._waiting[arrival.session]
+        del frames[arrival.first]
+        if not frames:
+            del self._waiting[arrival.session]
+        self.frames -= 1
+        self.bytes -= len(arrival.raw)
+        # Its hook in `_hanging` stays behind; `_recheck` skips it, `_rehang` bounds how many are.
+
+    def _make_room(self, arrival: Arrival) -> bool:
+        """Make room for one more; False if the arrival itself is what should give way."""
+        size = len(arrival.raw)
+        if size > self._max_bytes:
+            return False
+        while self.frames >= self._max_frames or self.bytes + size > self._max_bytes:
+            mine = self._waiting.get(arrival.session, {})
+            heaviest = max(sorted(self._waiting), key=lambda one: len(self._waiting[one]))
+            frames = self._waiting[heaviest]
+            if len(frames) <= len(mine) + 1:
+                frames = mine
+                if not mine or max(mine) < arrival.first:
+                    return False
+            self._forget(frames[max(frames)])
+            self.gapped = True
+        return True

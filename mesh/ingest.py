@@ -1,0 +1,118 @@
+"""What comes from peers, on its way in: verify, wait for causes, decode, apply, hand to the
+committer.
+
+Rules of this file: synchronous; whatever the bytes, a call returns. A frame that is refused changed
+nothing; a frame that is accepted is applied exactly once on every replica, whatever order frames
+arrive in.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+from crdt.errors import CodecError
+from crdt.snapshot import ShardSnapshot, decode_snapshot
+from mesh.core import Core
+from mesh.inbox import Arrival, Verdict
+from mesh.shards import ShardHost
+from persistence.base import FrameError, FrameRecord
+from persistence.frame import UnknownSession
+from persistence.sealing import OpenedSnapshot
+
+
+class Sink(Protocol):
+    """Who brings applied frames to disk."""
+
+    def received(self, record: FrameRecord) -> None:
+        """A received frame was applied."""
+
+
+class Reception(Enum):
+    """What became of received bytes."""
+
+    TAKEN = "taken"
+    DUPLICATE = "duplicate"
+    GAPPED = "gapped"
+    UNCERTIFIED = "uncertified"
+    REFUSED = "refused"
+
+
+class Ingest:
+    """See the module."""
+
+    def __init__(self, core: Core, sink: Sink) -> None:
+        self._core = core
+        self._sink = sink
+
+    def frame(self, raw: bytes, source: str) -> Reception:
+        """Take a frame in. Everything that it makes applicable is applied before this returns."""
+        core = self._core
+        try:
+            opened = core.opener.unseal(raw)
+        except UnknownSession as error:
+            core.refuse("frame.uncertified", type(error).__name__, peer=source)
+            return Reception.UNCERTIFIED
+        except FrameError as error:
+            core.refuse("frame.refused", type(error).__name__, peer=source, detail=str(error))
+            return Reception.REFUSED
+        header = opened.header
+        host = core.hosts[header.shard]
+        if header.session == core.session and header.last > host.outbox.framed:
+            # Signed with this session's key, yet not by us: this process or its memory was copied.
+            core.refuse("frame.forked", "own session", peer=source, shard=host.index)
+            return Reception.REFUSED
+        arrival = Arrival(header, opened.body, opened.hash, raw, source, core.now())
+        verdict = host.inbox.offer(arrival)
+        if verdict is Verdict.READY:
+            self.pump(host)
+            return Reception.TAKEN
+        if verdict is Verdict.DUPLICATE:
+            return Reception.DUPLICATE
+        if verdict is Verdict.DROPPED:
+            core.probe.event("frame.dropped", shard=host.index, session=header.session)
+        return Reception.GAPPED
+
+    def pump(self, host: ShardHost) -> None:
+        """Apply every frame of this shard whose causes are all here."""
+        while (arrival := host.inbox.take()) is not None:
+            self._apply(host, arrival)
+            host.inbox.advanced(arrival.session, arrival.last)
+
+    def snapshot(self, raw: bytes, source: str) -> tuple[OpenedSnapshot, ShardSnapshot] | None:
+        """Verify and decode a peer's snapshot; None if it is refused. Nothing is joined yet."""
+        core = self._core
+        try:
+            opened = core.opener.open_snapshot(raw)
+            return opened, decode_snapshot(opened.body)
+        except (FrameError, CodecError) as error:
+            core.refuse("snapshot.refused", type(error).__name__, peer=source, detail=str(error))
+            return None
+
+    def certificate(self, data: bytes, source: str) -> int | None:
+        """Learn a session's certificate; its session, or None if it is refused."""
+        core = self._core
+        try:
+            return core.trust.learn(data).session
+        except FrameError as error:
+            core.refuse("frame.refused", type(error).__name__, peer=source, detail=str(error))
+            return None
+
+    def _apply(self, host: ShardHost, arrival: Arrival) -> None:
+        core, header = self._core, arrival.header
+        applied = host.apply(header, arrival.body, arrival.hash)
+        where = {"shard": host.index, "session": header.session, "first": header.first}
+        if applied.forked:
+            core.probe.event("frame.forked", peer=arrival.source, **where)
+        if applied.transactions is None:
+            core.probe.event("frame.void", peer=arrival.source, **where)
+        if not core.clock.observe(header.stamp):
+            core.probe.event("clock.drift", stamp=header.stamp, **where)
+        for document, _, dot in host.new_conflicts():
+            core.probe.event("lattice.conflict", document=document, session=dot[0], seq=dot[1])
+        self._sink.received(
+            FrameRecord(host.index, header.session, header.first, header.last, False, arrival.raw)
+        )
+        if core.watchers:
+            for transaction in applied.transactions or ():
+                core.watchers.transaction(transaction, header.session, mine=False)

@@ -1,0 +1,138 @@
+"""The background life of a replica: one task group, how it comes up, and the order in which it
+ends.
+
+The end, in this order: linked peers get a while to take what they lack; edits are refused; links
+and dialling end; one last cut goes to disk with snapshots; the transport closes. A task that fails
+ends all of it, and edits say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from crdt.errors import MeshError
+from mesh.committer import Committer
+from mesh.core import Core
+from mesh.dialler import Dialler
+from mesh.dissemination import jittered
+from mesh.editing import Editor, ReplicaClosed
+from mesh.exchange import Exchange
+from mesh.health import DOWN, JOURNAL
+from mesh.ingest import Ingest
+from mesh.links import LinkTimes
+from persistence.base import StorageError
+
+GAP_S = 0.1
+"""How often inboxes are looked at for frames that wait too long."""
+SIZE_S = 10.0
+"""How often the journal is measured."""
+CLOSED = "the replica is closed"
+
+
+class Lifecycle:
+    """Builds the parts around a core and runs them. `run` is the replica's one owner task."""
+
+    def __init__(self, core: Core, position: int, times: LinkTimes) -> None:
+        self.core = core
+        self.exchange = Exchange(core)
+        self.committer = Committer(core, self.exchange, position)
+        self.exchange.bind(self.committer, Ingest(core, self.committer))
+        self.dialler = Dialler(core, self.exchange, times)
+        self.editor = Editor(core, self.committer)
+        self.stop = asyncio.Event()
+        self.error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lifecycle of {self.core.name}: {self.editor.unusable or 'running'}>"
+
+    async def run(self, started: asyncio.Future[None]) -> None:
+        """Run until `stop` is set or something fails; `started` is told when others can dial."""
+        core, editor = self.core, self.editor
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._live(group, started)
+        except* Exception as bug:  # noqa: BLE001 - whatever broke: edits are refused and say so
+            self.error = bug.exceptions[0] if len(bug.exceptions) == 1 else bug
+            core.probe.event("replica.failed", reason=repr(self.error))
+        finally:
+            editor.unusable = f"the replica failed: {self.error!r}" if self.error else CLOSED
+            if not started.done():
+                started.set_exception(self.error or ReplicaClosed(CLOSED))
+            await core.environment.transport.close()
+            core.watchers.close()
+            core.waiters.fail(ReplicaClosed(editor.unusable))
+            core.probe.event("replica.closed", replica=core.name, journaled=not self.error)
+
+    async def _live(self, group: asyncio.TaskGroup, started: asyncio.Future[None]) -> None:
+        committing = group.create_task(self._commit(), name="commit")
+        try:
+            await self.dialler.listen(group)
+        except MeshError as error:
+            committing.cancel()
+            started.set_exception(error)
+            return
+        background = [
+            group.create_task(self.dialler.run(), name="discover"),
+            group.create_task(self._announce(), name="anti-entropy"),
+            group.create_task(self._look_for_gaps(), name="gaps"),
+            group.create_task(self._bound_journal(), name="journal size"),
+        ]
+        started.set_result(None)
+        await self.stop.wait()
+        await self._hand_over()
+        self.editor.unusable = CLOSED
+        for task in background:
+            task.cancel()
+        await self.dialler.close()
+        self.committer.finish()
+        await committing
+
+    async def _commit(self) -> None:
+        try:
+            await self.committer.run()
+        except StorageError as error:  # only while closing: before, it tries for ever
+            self.error = error
+
+    async def _hand_over(self) -> None:
+        """Give linked peers the time to take what they lack, if the disk works."""
+        core = self.core
+        written = core.written()
+        if not written:
+            return
+        self.committer.wake(urgent=True)
+
+        def done() -> bool:
+            holders = core.acknowledgements.holders(written)
+            return core.health.report()[JOURNAL].state == DOWN or all(
+                name in holders for name in self.exchange.links
+            )
+
+        try:
+            async with asyncio.timeout(core.settings.replica.close_timeout_s):
+                await core.waiters.until(done)
+        except TimeoutError:
+            core.probe.sometimes("closed before all peers had everything")
+
+    async def _announce(self) -> None:
+        interval = self.core.settings.replica.anti_entropy_interval_s
+        rng = self.core.environment.entropy.stream("mesh.anti-entropy")
+        while True:
+            await asyncio.sleep(jittered(interval, rng))
+            self.exchange.tick()
+
+    async def _look_for_gaps(self) -> None:
+        while True:
+            await asyncio.sleep(GAP_S)
+            self.exchange.look_for_gaps()
+
+    async def _bound_journal(self) -> None:
+        """Keep the journal bounded, whatever peers lack."""
+        core = self.core
+        while True:
+            await asyncio.sleep(SIZE_S)
+            try:
+                size = await core.environment.journal.size()
+            except StorageError:
+                continue  # the committer meets the same disk, and tells
+            if size > core.settings.replica.journal_bytes_max:
+                self.committer.compact()

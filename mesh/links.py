@@ -1,0 +1,286 @@
+"""One link to one peer: greeting, reading, writing, noticing that it is dead. What is said is
+`exchange`'s.
+
+Each link is four tasks in one group; whichever ends first ends the link and the others. Nothing
+here waits without a bound: sending is the queue's (`dissemination.SendQueue`), a silent peer is
+given up after `dead_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from crdt.errors import CodecError, MeshError
+from mesh.core import Core
+from mesh.dissemination import Limiter, SendQueue
+from mesh.environment import Link, LinkClosed, PeerRefused
+from mesh.messages import (
+    Bye,
+    Frames,
+    Hello,
+    Message,
+    Ping,
+    SummaryRow,
+    Unknown,
+    Want,
+    WantSnapshot,
+    decode,
+    encode,
+)
+from mesh.repair import Assembly
+from persistence.limits import MAX_SNAPSHOT_BYTES
+
+REFUSALS_BURST = 64
+REFUSALS_PER_SECOND = 4.0
+"""Garbage from one peer beyond this closes its link."""
+BYE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """Seconds. `greet`: for the peer's hello; `beat`: idle time before a ping; `dead`: silence."""
+
+    greet: float = 5.0
+    beat: float = 2.0
+    dead: float = 12.0
+
+
+class Conversation(Protocol):
+    """Who decides what is said over links."""
+
+    def up(self, link: PeerLink) -> None:
+        """The greeting is done. Raises PeerRefused if the link is not wanted."""
+
+    def down(self, link: PeerLink, reason: str) -> None:
+        """A link that was up ended."""
+
+    def message(self, link: PeerLink, message: Message) -> None:
+        """A message came."""
+
+    async def room(self) -> None:
+        """Wait while more frames were taken in than the disk has swallowed."""
+
+    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+        """Answer a request; may wait for the disk and for the peer."""
+
+    def drained(self, link: PeerLink) -> None:
+        """The queue is empty again after frames were dropped."""
+
+
+class PeerLink:
+    """A link that has been greeted, with everything this end remembers about the other."""
+
+    def __init__(
+        self, link: Link, core: Core, conversation: Conversation, hello: Hello, times: LinkTimes
+    ) -> None:
+        self._link = link
+        self._core = core
+        self._conversation = conversation
+        self._hello = hello
+        self._times = times
+        self._ended = ""
+        self._throttled = False
+        self._ending = asyncio.Event()
+        self._outgoing = asyncio.Event()
+        self._room = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._requests: dict[tuple[type[object], int], Want | WantSnapshot] = {}
+        self._limiter = Limiter(REFUSALS_BURST, REFUSALS_PER_SECOND)
+        self._sent_at = self._heard_at = core.now()
+        self.name = link.peer
+        self.address = link.address
+        self.initiated = link.initiated
+        self.session = 0
+        self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
+        self.assembly = Assembly(MAX_SNAPSHOT_BYTES)
+        self.certified: set[int] = set()
+        self.untold: dict[int, dict[int, int]] = {}
+        self.owes_summary = False
+        self.owes_frontier: set[int] = set()
+        self.summary: dict[int, SummaryRow] = {}
+
+    def __repr__(self) -> str:
+        way = "to" if self.initiated else "from"
+        return f"<PeerLink {way} {self.name} at {self.address}, {self._ended or 'open'}>"
+
+    def send(self, message: Message) -> None:
+        """Queue a message. A peer that lets too many pile up loses the link."""
+        if not self.queue.offer(encode(message)):
+            self.end("it does not read what it asked for")
+        self._outgoing.set()
+
+    def push(self, frame: bytes) -> None:
+        """Queue a frame; one that does not fit is dropped for this peer and repaired later."""
+        behind = self.queue.behind
+        if not self.queue.push(frame) and not behind:
+            self._core.probe.event("link.overflow", peer=self.name, bytes=self.queue.bytes)
+        self._outgoing.set()
+
+    async def room(self) -> None:
+        """Wait until what is sent on request fits in the queue."""
+        while not self.queue.room:
+            self._room.clear()
+            await self._room.wait()
+
+    def ask(self, request: Want | WantSnapshot) -> None:
+        """The peer asks for something. A newer request of a kind for a shard replaces the older."""
+        self._requests[type(request), request.shard] = request
+        self._asked.set()
+
+    def refused(self) -> None:
+        """The peer sent garbage. A flood of it ends the link."""
+        if not self._limiter.allow(self._core.now()):
+            self._core.probe.event("link.flood", peer=self.name)
+            self.end("it sends garbage")
+
+    def end(self, reason: str) -> None:
+        """End the link soon. Idempotent."""
+        self._ended = self._ended or reason
+        self._ending.set()
+
+    async def run(self) -> bool:
+        """Greet, converse, and close, whatever happens. Whether the link was ever up."""
+        up = False
+        try:
+            try:
+                await self._greet()
+                self._conversation.up(self)
+            except (PeerRefused, CodecError, TimeoutError) as error:
+                self._ended = str(error) or "it did not greet in time"
+                self._core.probe.event("link.refused", peer=self.name, reason=self._ended)
+                return False
+            except LinkClosed as error:
+                self._ended = str(error)
+                return False
+            up = True
+            try:
+                await self._converse()
+            finally:
+                self._conversation.down(self, self._ended or "the replica closes")
+            return True
+        finally:
+            await self._close(farewell=up)
+
+    async def _greet(self) -> None:
+        async with asyncio.timeout(self._times.greet):
+            await self._link.send(encode(self._hello))
+            message = decode(await self._link.receive())
+        if isinstance(message, Bye):
+            raise PeerRefused(f"{self.name} says: {message.reason}")
+        if not isinstance(message, Hello):
+            raise PeerRefused(f"{self.name} does not start with a hello")
+        self._check(message)
+        self.session = message.session
+        self.certified.update(message.known)
+        self.certified.update((self._core.session, message.session))
+        self._heard_at = self._core.now()
+
+    def _check(self, hello: Hello) -> None:
+        own = self._hello
+        if self.name == own.replica or hello.session == own.session:
+            raise PeerRefused(f"{self.address} is this replica itself, or one of the same name")
+        if hello.mesh != own.mesh:
+            raise PeerRefused(f"{self.name} is of mesh {hello.mesh.hex()}, not {own.mesh.hex()}")
+        if hello.oldest > own.newest or hello.newest < own.oldest:
+            raise PeerRefused(
+                f"{self.name} speaks wire versions {hello.oldest} to {hello.newest}, this program "
+                f"{own.oldest} to {own.newest}: run a newer statemesh on the older side"
+            )
+        try:
+            info = self._core.trust.learn(hello.certificate)
+        except MeshError as error:
+            raise PeerRefused(f"{self.name} shows a wrong session certificate: {error}") from error
+        if (info.session, info.replica, hello.replica) != (hello.session, self.name, self.name):
+            raise PeerRefused(f"{self.name} shows a session of {info.replica!r}")
+
+    async def _converse(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, part in (
+                    ("read", self._read()), ("write", self._write()), ("beat", self._beat()),
+                    ("serve", self._serve()), ("end", self._await_end()),
+                ):  # fmt: skip
+                    group.create_task(part, name=f"link {self.name}: {name}")
+        except* MeshError as ended:
+            self._ended = self._ended or str(ended.exceptions[0])
+        except* Exception as bug:  # noqa: BLE001 - a bug in one conversation must not end all
+            self._ended = f"bug: {bug.exceptions[0]!r}"
+            self._core.probe.event("link.error", peer=self.name, reason=self._ended)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A group that fails while it is cancelled raises the failure only: keep the cancel.
+            raise asyncio.CancelledError
+
+    async def _await_end(self) -> None:
+        await self._ending.wait()
+        raise LinkClosed(self._ended)
+
+    async def _read(self) -> None:
+        while True:
+            data = await self._link.receive()
+            self._heard_at = self._core.now()
+            try:
+                message = decode(data)
+            except CodecError as error:
+                self._core.refuse(
+                    "message.refused", "CodecError", peer=self.name, detail=str(error)
+                )
+                self.refused()
+                continue
+            if isinstance(message, Unknown):
+                self._core.probe.event("message.unknown", peer=self.name, code=message.kind)
+                continue
+            if isinstance(message, Bye):
+                raise LinkClosed(f"{self.name} says: {message.reason}")
+            self._conversation.message(self, message)
+            if isinstance(message, Frames):
+                self._throttled = True
+                await self._conversation.room()
+                self._throttled = False
+                self._heard_at = self._core.now()
+                # Whatever the peer has buffered, edits and other links get their turn.
+                await asyncio.sleep(0)
+
+    async def _write(self) -> None:
+        queue = self.queue
+        while True:
+            while queue:
+                item = queue.take()
+                await self._link.send(item if isinstance(item, bytes) else encode(Frames(item)))
+                self._sent_at = self._core.now()
+                if queue.room:
+                    self._room.set()
+            if queue.behind:
+                queue.behind = False
+                self._conversation.drained(self)
+            self._outgoing.clear()
+            if not queue:
+                await self._outgoing.wait()
+
+    async def _beat(self) -> None:
+        times = self._times
+        while True:
+            await asyncio.sleep(times.beat / 2)
+            now = self._core.now()
+            if now - self._heard_at >= times.dead and not self._throttled:
+                raise LinkClosed(f"{self.name} has been silent for {times.dead:g} s")
+            if now - self._sent_at >= times.beat and not self.queue:
+                self.send(Ping())
+
+    async def _serve(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            while self._requests:
+                request = self._requests.pop(next(iter(self._requests)))
+                await self._conversation.serve(self, request)
+
+    async def _close(self, *, farewell: bool) -> None:
+        if farewell or self._ended:
+            with contextlib.suppress(LinkClosed, TimeoutError):
+                async with asyncio.timeout(BYE_S):
+                    await self._link.send(encode(Bye(self._ended or "closing")))
+        await self._link.close()

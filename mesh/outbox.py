@@ -1,0 +1,98 @@
+"""The outbox of one shard: what this session wrote and is not in a frame yet.
+
+Rules of this file: pure. An own transaction is in the lattice as soon as it is committed; here it
+waits for the next cut. A cut takes everything: afterwards frontier, digest and snapshot of the
+shard contain nothing that is in no frame, which is what makes them worth capturing at that instant.
+
+A transaction is never split; a frame holds as many as fit in `target_bytes`, at least one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crdt.limits import MAX_OPERATIONS
+from crdt.operation import Operation, Transaction
+from persistence.limits import MAX_BODY_BYTES
+
+MAX_TRANSACTION_BYTES = MAX_BODY_BYTES // 2
+"""Largest transaction by `operations_bytes`; half of a body, because text edits grow when encoded.
+"""
+_PER_OPERATION = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What goes into one frame: transactions with seqs first..last, and the newest of their
+    stamps.
+    """
+
+    first: int
+    last: int
+    stamp: int
+    transactions: tuple[Transaction, ...]
+
+
+def operations_bytes(operations: tuple[Operation, ...] | list[Operation]) -> int:
+    """About how many bytes operations take in a frame: good for bounds, never too low by much."""
+    total = 0
+    for document, path, payload, removals in operations:
+        total += _PER_OPERATION + len(document) + len(path)
+        if payload is not None:
+            total += len(payload)
+        for removal in removals:
+            total += 4 + len(removal.path) + 16 * len(removal.seen)
+    return total
+
+
+class Outbox:
+    """Own transactions of one shard between commit and cut."""
+
+    def __init__(self, target_bytes: int) -> None:
+        self._target = min(target_bytes, MAX_TRANSACTION_BYTES)
+        self._pending: list[tuple[int, Transaction]] = []
+        self.bytes = 0
+        self.written = 0
+        self.framed = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Outbox {len(self._pending)} transactions, {self.bytes} bytes, {self.framed} framed>"
+        )
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, transaction: Transaction, size: int) -> None:
+        """A committed transaction; its seqs follow those of the one before."""
+        self._pending.append((size, transaction))
+        self.bytes += size
+        self.written += len(transaction.operations)
+
+    def cut(self) -> list[Cut]:
+        """Everything pending, as the contents of one frame or more; the outbox is empty
+        afterwards.
+        """
+        cuts: list[Cut] = []
+        group: list[Transaction] = []
+        size = operations = 0
+        for one, transaction in self._pending:
+            count = len(transaction.operations)
+            full = size + one > self._target or operations + count > MAX_OPERATIONS
+            if group and full:
+                cuts.append(self._close(group))
+                group, size, operations = [], 0, 0
+            group.append(transaction)
+            size += one
+            operations += count
+        if group:
+            cuts.append(self._close(group))
+        self._pending.clear()
+        self.bytes = 0
+        return cuts
+
+    def _close(self, group: list[Transaction]) -> Cut:
+        first = self.framed + 1
+        self.framed += sum(len(transaction.operations) for transaction in group)
+        stamp = max(transaction.stamp for transaction in group)
+        return Cut(first, self.framed, stamp, tuple(group))

@@ -1,0 +1,52 @@
+"""Starting: the state from the journal, and a session that was never used before."""
+
+from __future__ import annotations
+
+from crdt.ids import new_session
+from mesh.core import Core, inbox_bounds
+from mesh.environment import Environment
+from mesh.settings import Settings
+from mesh.shards import ShardHost
+from persistence.certificates import Trust
+from persistence.identity import Identity
+from persistence.journal import Recovered, recover_journal
+from persistence.sealing import Opener
+
+RANDOM_BYTES = 8
+
+
+async def open_core(
+    settings: Settings, environment: Environment, identity: Identity
+) -> tuple[Core, int]:
+    """The core of a new session, and the journal position it goes on from.
+
+    Raises StorageError if the journal can't be read or holds what it must not.
+    """
+    opener = Opener(identity.mesh, Trust(identity.mesh))
+    recovered = await recover_journal(environment.journal, opener)
+    session = _fresh_session(environment, recovered)
+    key = identity.session_keys(session, environment.entropy)
+    opener.trust.learn(key.certificate)
+    frames, size = inbox_bounds(settings, identity.mesh.shards)
+    hosts = []
+    for index in range(identity.mesh.shards):
+        host = ShardHost(
+            index, session, recovered.shards[index],
+            frame_bytes=settings.replica.flush_bytes, inbox_frames=frames, inbox_bytes=size,
+        )  # fmt: skip
+        host.chain.update(recovered.chain[index])
+        hosts.append(host)
+    core = Core(settings, environment, identity, key, opener, hosts)
+    # Frames may all have been pruned: then the snapshots remember the newest position.
+    return core, max([recovered.position, *recovered.snapshots.values()])
+
+
+def _fresh_session(environment: Environment, recovered: Recovered) -> int:
+    """Drawn again should it ever have been seen: one session in 2^42 of a week's."""
+    floor = max(shard.floor for shard in recovered.shards.values())
+    known = {one for shard in recovered.shards.values() for one in shard.frontier}
+    while True:
+        bits = int.from_bytes(environment.entropy.token(RANDOM_BYTES), "big")
+        session = new_session(environment.clock.wall_ms(), bits, floor)
+        if session and session not in known:
+            return session

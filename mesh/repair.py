@@ -1,0 +1,214 @@
+"""Deciding what is missing, whom to ask for what, and putting a snapshot together from its parts.
+
+Rules of this file: pure; decisions are functions of two frontiers. What is compared or given out is
+always a `Capture`: a state that is on this replica's disk. What is *asked for* is reckoned from the
+live frontier, because asking for what already arrived would only cost.
+
+Order of repair (the first that can work): the frames of a range from the peer that has them; the
+whole shard as a snapshot, if the peer no longer has the frames, if there are more operations
+missing than a snapshot has entries, or if the peer's floor is higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from crdt.errors import CodecError
+from mesh.messages import (
+    MAX_SESSIONS,
+    SNAPSHOT_PART_BYTES,
+    Frontier,
+    Range,
+    SnapshotPart,
+    SummaryRow,
+)
+
+FEW_OPERATIONS = 2_000
+"""Below this many missing operations frames are cheaper than a snapshot of even the smallest shard.
+"""
+MAX_RANGES = 4_096
+"""Ranges asked for at once; the rest is found by the next comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A shard at the instant of a cut that is on disk: the only state others are told of."""
+
+    shard: int
+    floor: int
+    frontier: Mapping[int, int]
+    frontier_hash: bytes
+    digest: bytes
+    entries: int
+    cuts: int = 0
+
+    def row(self) -> SummaryRow:
+        """For the summary of all shards."""
+        return SummaryRow(self.shard, self.floor, self.frontier_hash, self.digest, self.cuts)
+
+    def message(self, *, reply: bool) -> Frontier:
+        """In full; `reply` asks for the other's."""
+        return Frontier(
+            self.shard, self.floor, self.cuts, self.entries, reply, self.digest, dict(self.frontier)
+        )
+
+
+class Comparison(Enum):
+    """How a peer's shard compares with ours."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    CORRUPT = "corrupt"
+
+
+def compare(mine: Capture, theirs: SummaryRow) -> Comparison:
+    """EQUAL, DIFFERENT (somebody lacks something), or CORRUPT: the same operations, yet another
+    state.
+
+    CORRUPT is a bug or an attack: alarm, then join the peer's whole shard.
+    """
+    same = (mine.floor, mine.cuts, mine.frontier_hash) == (
+        theirs.floor, theirs.cuts, theirs.frontier_hash
+    )  # fmt: skip
+    if not same:
+        return Comparison.DIFFERENT
+    return Comparison.EQUAL if mine.digest == theirs.digest else Comparison.CORRUPT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to ask a peer for: ranges of frames, or the whole shard. `missing` counts operations."""
+
+    ranges: tuple[Range, ...]
+    snapshot: bool
+    missing: int
+
+
+def plan(live: Mapping[int, int], floor: int, theirs: Frontier) -> Plan:
+    """What we lack of what the peer has. `live` is our frontier now, applied but maybe not on disk
+    yet.
+    """
+    missing = 0
+    ranges: list[Range] = []
+    for session in sorted(theirs.frontier):
+        upto = theirs.frontier[session]
+        after = live.get(session, 0)
+        if upto > after:
+            missing += upto - after
+            ranges.append(Range(session, after, upto))
+    snapshot = theirs.floor > floor or missing > max(theirs.entries, FEW_OPERATIONS)
+    return Plan(() if snapshot else tuple(ranges[:MAX_RANGES]), snapshot, missing)
+
+
+class Requests:
+    """What this replica has asked for and not got yet, so that two peers don't send the same twice.
+
+    A request lapses when it is answered, when its link ends, or after `patience` seconds without
+    progress.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._ranges: dict[int, dict[int, tuple[int, str, float]]] = {}
+        self._snapshots: dict[int, tuple[str, float]] = {}
+
+    def __repr__(self) -> str:
+        count = sum(map(len, self._ranges.values()))
+        return f"<Requests {count} ranges, {len(self._snapshots)} snapshots>"
+
+    def ranges(
+        self, shard: int, ranges: tuple[Range, ...], peer: str, now: float
+    ) -> tuple[Range, ...]:
+        """Those parts of `ranges` that nobody was asked for yet; they count as asked from now
+        on.
+        """
+        asked = self._ranges.setdefault(shard, {})
+        fresh: list[Range] = []
+        for wanted in ranges:
+            upto, _, until = asked.get(wanted.session, (0, "", 0.0))
+            after = max(wanted.after, upto) if until > now else wanted.after
+            if after < wanted.upto and len(asked) < MAX_SESSIONS:
+                asked[wanted.session] = (wanted.upto, peer, now + self._patience)
+                fresh.append(Range(wanted.session, after, wanted.upto))
+        return tuple(fresh)
+
+    def snapshot(self, shard: int, peer: str, now: float) -> bool:
+        """Whether to ask this peer for the shard now; if so it counts as asked."""
+        _, until = self._snapshots.get(shard, ("", 0.0))
+        if until > now:
+            return False
+        self._snapshots[shard] = (peer, now + self._patience)
+        return True
+
+    def expects(self, shard: int, peer: str) -> bool:
+        """Whether this peer was asked for the shard, and nobody else since."""
+        return self._snapshots.get(shard, ("", 0.0))[0] == peer
+
+    def progress(self, shard: int, peer: str, now: float) -> None:
+        """A part of the snapshot came: it stays asked for."""
+        if self.expects(shard, peer):
+            self._snapshots[shard] = (peer, now + self._patience)
+
+    def answered(self, shard: int, peer: str) -> None:
+        """The peer has sent all it will of what it was asked for of this shard."""
+        asked = self._ranges.get(shard, {})
+        for session in [one for one, (_, name, _) in asked.items() if name == peer]:
+            del asked[session]
+
+    def joined(self, shard: int) -> None:
+        """A snapshot of the shard was joined or refused."""
+        self._snapshots.pop(shard, None)
+
+    def gone(self, peer: str) -> None:
+        """The link to this peer ended: ask others."""
+        for shard in list(self._ranges):
+            self.answered(shard, peer)
+        for shard in [one for one, (name, _) in self._snapshots.items() if name == peer]:
+            del self._snapshots[shard]
+
+
+def split_snapshot(shard: int, transfer: int, data: bytes) -> Iterator[SnapshotPart]:
+    """A sealed snapshot in parts small enough to travel between frames."""
+    size = SNAPSHOT_PART_BYTES
+    count = max(1, -(-len(data) // size))
+    for index in range(count):
+        piece = data[index * size : (index + 1) * size]
+        yield SnapshotPart(shard, transfer, index, count, piece)
+
+
+class Assembly:
+    """Puts the parts of one snapshot at a time back together; they come in order over one link."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._key: tuple[int, int, int] | None = None
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, part: SnapshotPart) -> bytes | None:
+        """The whole snapshot once its last part is in. CodecError for parts out of order or too
+        many.
+        """
+        if part.index == 0:
+            self._key = (part.shard, part.transfer, part.count)
+            self._parts, self._bytes = [], 0
+        if (part.shard, part.transfer, part.count) != self._key or part.index != len(self._parts):
+            self.clear()
+            raise CodecError(f"part {part.index} of a snapshot of shard {part.shard} out of order")
+        self._bytes += len(part.data)
+        if self._bytes > self._max_bytes:
+            self.clear()
+            raise CodecError(f"a snapshot of more than {self._max_bytes} bytes")
+        self._parts.append(part.data)
+        if len(self._parts) < part.count:
+            return None
+        data = b"".join(self._parts)
+        self.clear()
+        return data
+
+    def clear(self) -> None:
+        """Forget what has come so far."""
+        self._key = None
+        self._parts, self._bytes = [], 0

@@ -1,0 +1,135 @@
+"""Answering peers that ask: frames of a range from the journal, or a whole shard as a snapshot.
+
+One request of a link is served at a time, and only as fast as the peer reads; memory is one page
+per session asked for. Frames of several sessions are merged by their stamps, which respect
+causality, so that the peer's inbox seldom has to wait.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from crdt.errors import CallerError
+from mesh.committer import Committer
+from mesh.core import Core
+from mesh.links import PeerLink
+from mesh.messages import Certificates, Range, Served, Want, WantSnapshot
+from mesh.repair import split_snapshot
+from persistence.base import FrameError, FrameRecord, StorageError
+
+PAGE_BYTES = 1 << 20
+MAX_PAGE = 256
+MAX_MERGED = 16
+"""Sessions merged at once; more are served in groups, one after the other."""
+
+
+class _Run:
+    """The frames of one session in a range, a page at a time, with the stamp of the next."""
+
+    def __init__(self, core: Core, shard: int, wanted: Range) -> None:
+        self._core = core
+        self._shard = shard
+        self._wanted = wanted
+        self._page: deque[FrameRecord] = deque()
+        self._limit = 2
+        self._reached = wanted.after
+        self._more = True
+        self.hole = False
+
+    async def next(self) -> tuple[int, FrameRecord] | None:
+        """The next frame and its stamp; None at the end of the range or at a hole (`hole`)."""
+        wanted = self._wanted
+        if not self._page and self._more and self._reached < wanted.upto:
+            records = await self._core.environment.journal.frames(
+                self._shard, wanted.session, self._reached, wanted.upto, self._limit
+            )
+            self._page.extend(records)
+            self._more = len(records) == self._limit
+            if records:
+                # How large frames are is known now: the next page takes about PAGE_BYTES.
+                size = sum(len(record.data) for record in records) // len(records)
+                self._limit = max(1, min(MAX_PAGE, PAGE_BYTES // size))
+        if not self._page:
+            # Missing ones are a hole only if they were here once.
+            had = self._core.hosts[self._shard].journaled.get(wanted.session, 0)
+            self.hole = self._reached < min(wanted.upto, had)
+            return None
+        record = self._page.popleft()
+        if record.first > self._reached + 1:
+            self.hole = True
+            return None
+        self._reached = max(self._reached, record.last)
+        try:
+            return self._core.opener.header(record.data).stamp, record
+        except (
+            FrameError
+        ) as error:  # the journal's checksum held: this is our bug or a tampered disk
+            raise StorageError(f"a journaled frame is no frame: {error}") from error
+
+
+class Serving:
+    """See the module."""
+
+    def __init__(self, core: Core, committer: Committer) -> None:
+        self._core = core
+        self._committer = committer
+        self._transfers = 0
+
+    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+        """Answer one request. A disk that can't be read leaves it unanswered: the peer asks
+        others.
+        """
+        try:
+            if isinstance(request, Want):
+                await self._frames(link, request)
+            else:
+                await self._snapshot(link, request.shard)
+        except (StorageError, CallerError) as error:
+            self._core.probe.event("journal.failed", reason=str(error))
+
+    async def _frames(self, link: PeerLink, request: Want) -> None:
+        holes, count = False, 0
+        for start in range(0, len(request.ranges), MAX_MERGED):
+            group = request.ranges[start : start + MAX_MERGED]
+            self._certify(link, [wanted.session for wanted in group])
+            runs = [_Run(self._core, request.shard, wanted) for wanted in group]
+            count += await self._merge(link, runs)
+            holes = holes or any(run.hole for run in runs)
+        link.send(Served(request.shard, holes))
+        self._core.probe.event(
+            "repair.served", peer=link.name, shard=request.shard, frames=count, holes=holes
+        )
+        if holes:
+            self._core.probe.event("repair.pruned", peer=link.name, shard=request.shard)
+
+    async def _merge(self, link: PeerLink, runs: list[_Run]) -> int:
+        heap: list[tuple[int, int, FrameRecord]] = []
+        for index, run in enumerate(runs):
+            if (found := await run.next()) is not None:
+                heapq.heappush(heap, (found[0], index, found[1]))
+        count = 0
+        while heap:
+            _, index, record = heapq.heappop(heap)
+            await link.room()
+            link.push(record.data)
+            count += 1
+            if (found := await runs[index].next()) is not None:
+                heapq.heappush(heap, (found[0], index, found[1]))
+        return count
+
+    def _certify(self, link: PeerLink, sessions: list[int]) -> None:
+        fresh = [session for session in sessions if session not in link.certified]
+        certificates = self._core.trust.certificates(fresh)
+        if certificates:
+            link.send(Certificates(tuple(certificates)))
+        link.certified.update(fresh)
+
+    async def _snapshot(self, link: PeerLink, shard: int) -> None:
+        data = await self._committer.snapshot(self._core.hosts[shard])
+        self._transfers += 1
+        for part in split_snapshot(shard, self._transfers, data):
+            await link.room()
+            link.send(part)
+        self._core.probe.sometimes("a snapshot is served")
+        self._core.probe.event("repair.served", peer=link.name, shard=shard, bytes=len(data))

@@ -1,0 +1,151 @@
+"""One shard as a replica holds it: the lattice, what waits to get in, what waits to get out.
+
+Rules of this file: synchronous, no I/O. The order of things is decided by the committer; here each
+step is one call that leaves the shard whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crdt.access import ShardView
+from crdt.frontier import frontier_hash
+from crdt.lattice import Shard
+from crdt.operation import Transaction, encode_body
+from crdt.snapshot import ShardSnapshot, encode_snapshot
+from mesh.inbox import Inbox
+from mesh.outbox import Cut, Outbox
+from mesh.repair import Capture
+from persistence.base import FrameRecord
+from persistence.frame import Header, frame_hash
+from persistence.journal import apply_frame, read_transactions
+from persistence.sealing import Draft, Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a frame that got in.
+
+    `transactions` is None where its body was malformed: its seqs are used up and nothing was
+    applied. `forked`: it does not follow the frame of its session that we have.
+    """
+
+    transactions: list[Transaction] | None
+    forked: bool
+
+
+class ShardHost:
+    """Lattice, inbox and outbox of one shard, and what of it is on disk."""
+
+    def __init__(
+        self,
+        index: int,
+        session: int,
+        lattice: Shard,
+        *,
+        frame_bytes: int,
+        inbox_frames: int,
+        inbox_bytes: int,
+    ) -> None:
+        self.index = index
+        self.session = session
+        self.lattice = lattice
+        self.view = ShardView(lattice)
+        self.inbox = Inbox(lattice.seen, max_frames=inbox_frames, max_bytes=inbox_bytes)
+        self.outbox = Outbox(frame_bytes)
+        self.chain: dict[int, bytes] = {}
+        self.journaled: dict[int, int] = dict(lattice.frontier)
+        self.frames_since_snapshot = 0
+        self.kept_for_peers = False
+        self.conflicts = 0
+        self._changed = True
+        self._latest: Capture | None = None
+        self.published = self.capture()
+
+    def __repr__(self) -> str:
+        return f"<ShardHost {self.index}: {self.lattice!r}, {self.inbox!r}, {self.outbox!r}>"
+
+    def committed(self, transaction: Transaction, size: int) -> None:
+        """An own transaction was applied to the lattice and waits for the next cut."""
+        self.outbox.add(transaction, size)
+        self._changed = True
+
+    def draft(self, cut: Cut) -> Draft:
+        """One cut as a draft that depends on all that is applied here. Seal it before the next."""
+        session = self.session
+        deps = tuple(sorted(dot for dot in self.lattice.heads.items() if dot[0] != session))
+        self.lattice.frame_applied(session, cut.first, cut.last, deps)
+        return Draft(
+            self.index, cut.first, cut.last, deps, cut.stamp,
+            self.chain.get(session, b""), encode_body(cut.transactions),
+        )  # fmt: skip
+
+    def sealed(self, draft: Draft, data: bytes) -> FrameRecord:
+        """A draft of ours has become these bytes."""
+        self.chain[self.session] = frame_hash(data)
+        self.frames_since_snapshot += 1
+        return FrameRecord(self.index, self.session, draft.first, draft.last, True, data)
+
+    def apply(self, header: Header, body: bytes, digest: bytes) -> Applied:
+        """Apply a frame that the inbox let through. Total: a malformed body uses up its seqs."""
+        lattice, session = self.lattice, header.session
+        transactions = read_transactions(header, body)
+        follows = None
+        if lattice.frontier.get(session, 0) == header.first - 1:
+            follows = self.chain.get(session)
+        apply_frame(lattice, header, transactions)
+        self.chain[session] = digest
+        self.frames_since_snapshot += 1
+        self._changed = True
+        return Applied(transactions, follows not in (None, header.previous))
+
+    def join(self, snapshot: ShardSnapshot, chain: Mapping[int, bytes]) -> set[str]:
+        """Take in a peer's whole shard; returns the documents that changed."""
+        before = dict(self.lattice.frontier)
+        changed = self.lattice.join(snapshot)
+        for session, last in chain.items():
+            if self.lattice.frontier.get(session, 0) > before.get(session, 0):
+                self.chain[session] = last
+        self._changed = True
+        return changed
+
+    def new_conflicts(self) -> list[tuple[str, bytes, tuple[int, int]]]:
+        """Conflicting dots found since last asked."""
+        found = list(self.lattice.conflicts)[self.conflicts :]
+        self.conflicts += len(found)
+        return found
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened since the last capture."""
+        return self._changed
+
+    def capture(self) -> Capture:
+        """Frontier and digest at this instant. Only right after a cut; published when that is on
+        disk.
+        """
+        if self._changed or self._latest is None:
+            lattice = self.lattice
+            frontier = dict(lattice.frontier)
+            self._latest = Capture(
+                self.index, lattice.floor, frontier, frontier_hash(frontier, lattice.floor),
+                lattice.digest(), lattice.entry_count,
+            )  # fmt: skip
+            self._changed = False
+        return self._latest
+
+    def snapshot(self, sealer: Sealer, certificates: list[bytes], stamp: int) -> bytes:
+        """The whole shard, sealed. Only right after a cut. Raises InvalidValue if it is too
+        large.
+        """
+        body = encode_snapshot(self.lattice.snapshot())
+        frontier = self.lattice.frontier
+        chain = {one: last for one, last in self.chain.items() if one in frontier}
+        return sealer.seal_snapshot(self.index, body, certificates, chain, stamp)
+
+    def pending(self) -> int:
+        """Operations applied here that are not on disk yet."""
+        return sum(
+            max(0, seq - self.journaled.get(one, 0)) for one, seq in self.lattice.frontier.items()
+        )

@@ -1,0 +1,1 @@
+"""Real servers for one machine: development, tests and rehearsals. Not for production."""

@@ -1,0 +1,143 @@
+"""The layout of folders on disk, in one place, and how to write them so that none is half there.
+
+    data folder of a replica            authority's folder
+      identity/genesis.json               genesis.json        public facts of the mesh
+      identity/authority.pem              authority.pem       the authority's certificate
+      identity/mesh.key                   mesh.key            secret: the mesh keys
+      identity/replica.pem                authority.key       secret: issues replicas; stays here
+      identity/replica.key
+      journal.sqlite (-wal, -shm)
+      lock                                held while a replica runs; its pid inside
+
+Folders are 700 and files 600. Linux and macOS: locking is flock(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from persistence.base import FolderError, StorageError
+
+IDENTITY: Final = "identity"
+GENESIS: Final = "genesis.json"
+AUTHORITY_CERTIFICATE: Final = "authority.pem"
+AUTHORITY_KEY: Final = "authority.key"
+MESH_KEY: Final = "mesh.key"
+REPLICA_CERTIFICATE: Final = "replica.pem"
+REPLICA_KEY: Final = "replica.key"
+JOURNAL: Final = "journal.sqlite"
+LOCK: Final = "lock"
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder (and its parents) that only its owner may enter. Raises StorageError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as fault:
+        raise StorageError(f"cannot create the folder {folder}: {fault}") from fault
+
+
+def publish_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Make `folder` with these files in it appear at once, on disk, or not at all.
+
+    Returns False, and changes nothing, where a folder of that name with something in it is there
+    already: of two who race, one wins. Raises StorageError.
+    """
+    make_private(folder.parent)
+    try:
+        # Beside its final place: a rename is only atomic within one file system.
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            for name, content in files.items():
+                _write(draft / name, content)
+            sync_folder(draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+                return False
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        sync_folder(folder.parent)
+    except OSError as fault:
+        raise StorageError(f"cannot write the folder {folder}: {fault}") from fault
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's own entries to disk: without it a new file may be gone after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FolderLock:
+    """An flock(2) on a file, held until released or until the process ends, however it ends.
+
+    `owner=True` is for the one process that may write; `owner=False` for readers, who keep owners
+    out for as long as they read and leave the folder untouched (FolderError if there is no lock
+    file: never used). `wait` blocks the thread until the lock is free; otherwise a held lock is a
+    FolderError that names the holder.
+    """
+
+    def __init__(self, path: Path, *, owner: bool, wait: bool = False) -> None:
+        self._path = path
+        flags = os.O_RDWR | os.O_CREAT if owner else os.O_RDONLY
+        try:
+            self._descriptor: int | None = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as fault:
+            raise FolderError(f"cannot open the lock {path}: {fault}") from fault
+        try:
+            mode = fcntl.LOCK_EX if owner else fcntl.LOCK_SH
+            fcntl.flock(self._descriptor, mode if wait else mode | fcntl.LOCK_NB)
+        except OSError as fault:
+            self.release()
+            raise FolderError(
+                f"folder {path.parent} is open in process {_holder(path)}; "
+                "stop that process, or use another folder"
+            ) from fault
+        if owner:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others in. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

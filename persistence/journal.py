@@ -1,0 +1,219 @@
+"""What a journal's content means: recovery, cuts and compaction. Pure: the journal is a port.
+
+A journal holds, in apply order, every frame a replica has applied since its snapshots. Recovery
+joins the snapshots and applies what came after them; the result is the state at the last durable
+append, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from crdt.errors import CodecError
+from crdt.ids import week_of
+from crdt.lattice import Shard
+from crdt.operation import Transaction, decode_body, operation_count, void
+from crdt.snapshot import ShardSnapshot, decode_snapshot
+from persistence.base import FrameError, FrameRecord, Journal, SnapshotRecord, StorageError
+from persistence.frame import Header
+from persistence.sealing import Opener
+
+# How many frames recovery asks a journal for at once.
+_BATCH: Final = 512
+# Below this a snapshot would cost more than replaying what it saves.
+_MIN_FRAME_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One shard at the instant of a frame cut: everything in it is in some frame.
+
+    Frontier, digest and snapshot belong together, and may be given out once the journal is durable
+    up to that instant: nothing unjournaled leaves.
+    """
+
+    shard: int
+    floor: int
+    frontier: Mapping[int, int]
+    heads: Mapping[int, int]
+    digest: bytes
+
+    @classmethod
+    def take(cls, number: int, shard: Shard) -> Cut:
+        """Shard `number` as it is now; shares nothing with it that can change."""
+        frontier, heads = dict(shard.frontier), dict(shard.heads)
+        return cls(number, shard.floor, frontier, heads, shard.digest())
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a journal held. `chain` is {shard: {session: hash of its last frame here}}.
+
+    `position` is that of the last frame read, `frames` and `voids` how many were applied and how
+    many of them had a body that is refused everywhere.
+    """
+
+    shards: dict[int, Shard]
+    chain: dict[int, dict[int, bytes]]
+    snapshots: dict[int, int] = field(default_factory=dict)
+    position: int = 0
+    frames: int = 0
+    voids: int = 0
+
+
+class Recovery:
+    """Rebuilds shards: all snapshots first, then frames by position. `result` grows with it."""
+
+    def __init__(self, opener: Opener) -> None:
+        genesis = opener.genesis
+        self._opener = opener
+        self.result = Recovered(
+            {number: Shard(genesis.digest_key) for number in range(genesis.shards)},
+            {number: {} for number in range(genesis.shards)},
+        )
+
+    def add_snapshot(self, record: SnapshotRecord) -> None:
+        """Join a shard's snapshot. Raises StorageError if it is not what its maker sealed."""
+        where = f"the journal's snapshot of shard {record.shard}"
+        try:
+            opened = self._opener.open_snapshot(record.data)
+            snapshot: ShardSnapshot = decode_snapshot(opened.body)
+            shard = self._shard(opened.shard, record.shard, where)
+            shard.join(snapshot)
+        except (FrameError, CodecError) as fault:
+            raise StorageError(f"{where} is refused: {fault}") from fault
+        if shard.digest() != snapshot.digest:
+            raise StorageError(
+                f"{where} has digest {shard.digest().hex()}, not {snapshot.digest.hex()} as it says"
+            )
+        self.result.chain[record.shard].update(opened.chain)
+        self.result.snapshots[record.shard] = record.position
+
+    def add_frame(self, position: int, record: FrameRecord) -> None:
+        """Apply a frame, unless its shard's snapshot contains it. Raises StorageError."""
+        self.result.position = position
+        if position <= self.result.snapshots.get(record.shard, 0):
+            return
+        where = f"the journal's frame at position {position}"
+        try:
+            opened = self._opener.unseal(record.data)
+        except FrameError as fault:
+            raise StorageError(f"{where} is refused: {fault}") from fault
+        header = opened.header
+        shard = self._shard(header.shard, record.shard, where)
+        if not applies(shard, header):
+            raise StorageError(
+                f"{where} (shard {header.shard}, session {header.session}, seqs {header.first}.."
+                f"{header.last}) comes before what it depends on; move the folder away and "
+                "provision the replica anew: it gets the state back from its peers"
+            )
+        transactions = read_transactions(header, opened.body)
+        self.result.frames += 1
+        self.result.voids += transactions is None
+        apply_frame(shard, header, transactions)
+        self.result.chain[header.shard][header.session] = opened.hash
+
+    def _shard(self, found: int, recorded: int, where: str) -> Shard:
+        if found != recorded:
+            raise StorageError(f"{where} is kept under shard {recorded} and belongs to {found}")
+        return self.result.shards[found]
+
+
+def recover(
+    snapshots: Iterable[SnapshotRecord],
+    frames: Iterable[tuple[int, FrameRecord]],
+    opener: Opener,
+) -> Recovered:
+    """What snapshots and frames (in apply order, as `Journal.replay` gives them) amount to.
+
+    Sessions met on the way are known to the opener's trust afterwards. Raises StorageError.
+    """
+    recovery = Recovery(opener)
+    for snapshot in snapshots:
+        recovery.add_snapshot(snapshot)
+    for position, frame in frames:
+        recovery.add_frame(position, frame)
+    return recovery.result
+
+
+async def recover_journal(journal: Journal, opener: Opener) -> Recovered:
+    """`recover` on a journal, in batches, so that memory stays bounded by the state."""
+    recovery = Recovery(opener)
+    for snapshot in await journal.snapshots():
+        recovery.add_snapshot(snapshot)
+    after = 0
+    while batch := await journal.replay(after, _BATCH):
+        for position, frame in batch:
+            recovery.add_frame(position, frame)
+        after = batch[-1][0]
+    return recovery.result
+
+
+def read_transactions(header: Header, body: bytes) -> list[Transaction] | None:
+    """The transactions of an opened frame; None if it is void: seqs used up, nothing applied.
+
+    A pure function of the frame's bytes, so every replica comes to the same verdict.
+    """
+    try:
+        transactions = decode_body(body)
+    except CodecError:
+        return None
+    if operation_count(transactions) != header.last - header.first + 1:
+        return None
+    return transactions
+
+
+def applies(shard: Shard, header: Header) -> bool:
+    """Whether a shard holds everything a frame needs before it: its predecessor and its deps."""
+    if header.first > 1 and not shard.seen(header.session, header.first - 1):
+        return False
+    return all(shard.seen(session, seq) for session, seq in header.deps)
+
+
+def apply_frame(shard: Shard, header: Header, transactions: Sequence[Transaction] | None) -> None:
+    """Apply a frame for which `applies` holds (None: void). What was applied stays as it is."""
+    session, first, last = header.session, header.first, header.last
+    if week_of(session) < shard.floor:
+        return
+    if transactions is None:
+        # Every seq must be consumed, or the session's later frames would wait for ever.
+        nothing = (void(""),) * (last - first + 1)
+        transactions = (Transaction("", "", 0, "", nothing),)
+    fresh = shard.frontier.get(session, 0) < last
+    shard.apply_transactions(session, first, transactions)
+    if fresh:
+        shard.frame_applied(session, first, last, header.deps)
+
+
+def snapshot_due(frame_bytes: int, snapshot_bytes: int) -> bool:
+    """Whether a shard should be snapshotted: its frames since the last one outweigh that snapshot.
+
+    So what snapshots cost stays proportional to what is written, and the journal below three times
+    the state.
+    """
+    return frame_bytes >= max(snapshot_bytes, _MIN_FRAME_BYTES)
+
+
+def prunable(
+    snapshot: Mapping[int, int],
+    others: Iterable[Mapping[int, int]],
+    log: Mapping[int, int] | None = None,
+) -> dict[int, int]:
+    """Which frames of a shard may be forgotten: {session: highest seq}, for `Journal.prune`.
+
+    `snapshot` is the frontier of the own durable snapshot: nothing beyond it may go. Besides,
+    somebody else must be able to give the frame away: the log has it, or all `others` (frontiers of
+    everybody known, who might ask for it) have it themselves. With nobody known and no log only the
+    snapshot counts.
+    """
+    everybody = list(others)
+    upto: dict[int, int] = {}
+    for session, seq in snapshot.items():
+        held = min((frontier.get(session, 0) for frontier in everybody), default=seq)
+        if log is not None:
+            held = max(held, log.get(session, 0)) if everybody else log.get(session, 0)
+        if (safe := min(seq, held)) > 0:
+            upto[session] = safe
+    return upto

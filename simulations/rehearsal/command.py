@@ -1,0 +1,187 @@
+"""`mesh demo`: a fleet audits a code base through one mesh, is disturbed, proves that it agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from crdt.errors import CallerError, MeshError
+from simulations.rehearsal import plan
+from simulations.rehearsal.course import Course, CourseResult
+from simulations.rehearsal.fleet import open_fleet
+from simulations.rehearsal.keep import KeepFolder
+from simulations.rehearsal.screen import Board, Screen
+from simulations.rehearsal.source import SourceTree, discover, standard_library
+from simulations.rehearsal.verdict import Verdict, judge
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for, checked."""
+
+    tree: SourceTree
+    players: plan.Cast
+    faults: plan.FaultPlan
+    keep: Path
+
+
+def demo(
+    tree: Annotated[
+        Path | None,
+        typer.Option(help="Python source tree to audit; default: this Python's standard library."),
+    ] = None,
+    agents: Annotated[int, typer.Option(help="Agent processes; seven play one role each.")] = 7,
+    seed: Annotated[int, typer.Option(help="Decides who is cut off from whom, and who dies.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object last, the rest to stderr.")
+    ] = False,
+    keep: Annotated[
+        Path, typer.Option(help="Folder for report, stubs and the agents' data; replaced.")
+    ] = Path("mesh-demo"),
+    partition_seconds: Annotated[
+        float, typer.Option(help="How long the fleet is cut in two.", min=0.1, max=600)
+    ] = 6.0,
+) -> None:
+    """Audit a code base with a fleet of agents on one mesh, through a partition and a crash.
+
+    Exit code 0 if every replica agrees and nothing acknowledged was lost, 1 if not, 2 for bad
+    input.
+    """
+    console = Console(stderr=as_json)
+    try:
+        players = plan.cast(agents)
+        options = Options(
+            discover(tree or standard_library()),
+            players,
+            plan.draw(players, seed, partition_seconds),
+            keep,
+        )
+        folder = KeepFolder.open(options.keep)
+    except CallerError as error:
+        _fail(str(error), 2)
+    try:
+        with _interruptible():
+            result = asyncio.run(_run(options, folder, console))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        folder.discard()
+        _fail("interrupted: everything was stopped, nothing was kept", _INTERRUPTED)
+    except MeshError as error:
+        logs = folder.rescue_logs()
+        folder.discard()
+        told = f"{error}; logs: {logs}" if logs else str(error)
+        _fail(told, 2 if isinstance(error, CallerError) else 1)
+    except BaseException:
+        folder.discard()
+        raise
+    outcome, verdict = result
+    folder.complete()
+    _show(console, outcome, verdict, folder.target)
+    if as_json:
+        sys.stdout.write(json.dumps(outcome) + "\n")
+        sys.stdout.flush()
+    raise typer.Exit(0 if verdict.good else 1)
+
+
+async def _run(
+    options: Options, folder: KeepFolder, console: Console
+) -> tuple[dict[str, Any], Verdict]:
+    """The whole run: fleet, course, verdict. No process is left when it returns."""
+    began = time.monotonic()
+    board, modules = Board(), options.tree.modules
+    with Screen(console) as screen:
+        screen.say(
+            f"{len(modules)} modules of {options.tree.root}, {len(options.players)} agents; "
+            "starting Temporal, a worker and the fleet"
+        )
+        async with open_fleet(folder.work, options.tree.root, options.players) as fleet:
+            course = Course(fleet, options.faults, len(modules), board, screen)
+            screen.say(f"all agents are up, Temporal {fleet.temporal.version}")
+            measured = await course.run()
+            board.phase = "verdict"
+            screen.say("all agents stop; the verdict is read from their journals")
+            await fleet.stop()
+            await fleet.stop_worker()
+            services = {"temporal": fleet.temporal.version, "sqlite": sqlite3.sqlite_version}
+            promises = fleet.promises
+            folders = [fleet.agent_folder(name) for name in fleet.names]
+        verdict = await judge(folders, promises.all(), promises.marks, modules, folder.work)
+    outcome = {
+        "files": len(modules),
+        "agents": len(options.players),
+        "updates": verdict.updates,
+        "findings": verdict.findings,
+        "acknowledged": promises.count,
+        "lost": verdict.lost,
+        "double_claims": verdict.double_claims,
+        "converged": verdict.converged,
+        "wall_seconds": round(time.monotonic() - began, 2),
+        **_measured(measured),
+        "services": services,
+    }
+    return outcome, verdict
+
+
+def _measured(course: CourseResult) -> dict[str, Any]:
+    partition = course.partition
+    return {
+        "partition": {
+            "seconds": round(partition.seconds, 2),
+            "diverged_documents_max": partition.diverged_documents_max,
+            "heal_seconds": round(partition.heal_seconds, 3),
+        },
+        "recovered": {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in asdict(course.recovered).items()
+        },
+    }
+
+
+def _show(console: Console, outcome: dict[str, Any], verdict: Verdict, folder: Path) -> None:
+    say = console.print
+    say(
+        f"{outcome['files']} modules, {outcome['findings']} findings, {outcome['updates']} updates "
+        f"by {outcome['agents']} agents in {outcome['wall_seconds']} s",
+        highlight=False,
+    )
+    say(
+        f"converged: {str(outcome['converged']).lower()} · lost: {outcome['lost']} of "
+        f"{outcome['acknowledged']} acknowledged · double claims: {outcome['double_claims']}",
+        style="bold green" if verdict.good else "bold red",
+        highlight=False,
+    )
+    for problem in verdict.problems:
+        say(f"  {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    say(f"report, stubs and the agents' data: {folder}", markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """While this lasts SIGTERM ends the run as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"mesh demo: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)

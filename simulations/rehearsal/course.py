@@ -1,0 +1,245 @@
+"""The course of a run: work, a partition, a crash, the end. It only watches, cuts and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulations.checkers import diverged
+from simulations.rehearsal.fleet import Fleet, FleetError, Frontier, total, union
+from simulations.rehearsal.plan import FaultPlan
+from simulations.rehearsal.roles import ROLES
+from simulations.rehearsal.screen import Board, Row, Screen
+
+STALL_SECONDS = 120.0
+QUIET_SECONDS = 60.0
+_MEASURE_SECONDS = 1.5
+
+
+@dataclass(slots=True)
+class PartitionResult:
+    """What the partition did. `writes`: updates made by each side while it lasted."""
+
+    seconds: float = 0.0
+    diverged_documents_max: int = 0
+    heal_seconds: float = 0.0
+    writes: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class RecoveryResult:
+    """How the killed agent came back. `source` is peers if it had nothing of its own."""
+
+    agent: str = ""
+    seconds: float = 0.0
+    source: str = ""
+
+
+@dataclass(slots=True)
+class CourseResult:
+    """What was measured while the fleet ran."""
+
+    partition: PartitionResult = field(default_factory=PartitionResult)
+    recovered: RecoveryResult = field(default_factory=RecoveryResult)
+
+
+class Course:
+    """Leads one fleet through one fault plan."""
+
+    def __init__(
+        self, fleet: Fleet, faults: FaultPlan, modules: int, board: Board, screen: Screen
+    ) -> None:
+        self._fleet = fleet
+        self._faults = faults
+        self._modules = modules
+        self._board = board
+        self._screen = screen
+        self._result = CourseResult()
+        self._gone: set[str] = set()
+        board.modules = modules
+        for name, roles in fleet.players.items():
+            board.rows[name] = Row(", ".join(roles), peers=len(fleet.players) - 1)
+
+    async def run(self) -> CourseResult:
+        """Start the work, disturb it as planned, return when all is done and everybody has it.
+
+        Raises FleetError if a process fails or nothing moves any more.
+        """
+        self._board.phase = "working"
+        self._fleet.begin()
+        await self._until(self._faults.partition_at)
+        await self._partition()
+        await self._until(self._faults.kill_at)
+        await self._crash()
+        await self._until(1.0)
+        await self._finish()
+        return self._result
+
+    def refresh(self) -> None:
+        """Bring the board up to date from what the agents last said."""
+        board, seen = self._board, self._fleet.seen
+        everything = union([agent.frontier for agent in seen.values()])
+        everyone = total(everything)
+        for name, agent in seen.items():
+            row = board.rows[name]
+            row.task = agent.doing
+            row.updates = agent.before + agent.updates
+            row.lag = everyone - total(agent.frontier) if agent.frontier else everyone
+            row.links = len(agent.links)
+            cut_off = row.links < row.peers and agent.session and bool(self._fleet.proxy.cut_pairs)
+            row.state = "gone" if name in self._gone else "cut off" if cut_off else "working"
+        board.final = max(agent.final for agent in seen.values())
+        board.findings = max(agent.findings for agent in seen.values())
+        board.acknowledged = self._fleet.promises.count
+        parts = max(agent.parts for agent in seen.values())
+        whole = max(1, self._modules)
+        board.done = 0.5 * board.final / whole + 0.5 * parts / (whole * len(ROLES))
+        self._screen.show(board)
+
+    async def _until(self, progress: float) -> None:
+        """Wait until this share of modules is through. Raises FleetError if nothing moves."""
+        latest, since = -1.0, time.monotonic()
+        while self._board.final < progress * self._modules:
+            await self._fleet.news()
+            self.refresh()
+            now = time.monotonic()
+            if self._board.done != latest:
+                latest, since = self._board.done, now
+            elif now - since > STALL_SECONDS:
+                decides = "" if self._fleet.temporal.running else "; Temporal has ended"
+                raise FleetError(
+                    f"nothing moved for {STALL_SECONDS:g} s with {self._board.final} of "
+                    f"{self._modules} modules final{decides}"
+                )
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> Any:
+        """Keep the screen alive during a step that waits for something else."""
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+    async def _watch(self) -> None:
+        while True:
+            await self._fleet.news()
+            self.refresh()
+
+    # ------------------------------------------------------------------ the partition
+
+    async def _partition(self) -> None:
+        fleet, faults, screen = self._fleet, self._faults, self._screen
+        here, there = faults.sides
+        before = self._writes(here), self._writes(there)
+        pairs = fleet.proxy.crossing(here)
+        began = time.monotonic()
+        for pair in pairs:
+            fleet.proxy.cut(pair, faults.how(pair))
+        silent = sum(pair in faults.silenced for pair in pairs)
+        self._board.phase = "partitioned"
+        screen.say(
+            f"PARTITION: {', '.join(here)} ┃ {', '.join(there)} "
+            f"({len(pairs) - silent} links broken, {silent} silenced)",
+            "bold yellow",
+        )
+        async with self._watching():
+            worst = await self._measure(began + faults.partition_seconds)
+        after = self._writes(here), self._writes(there)
+        targets = union(list((await fleet.frontiers()).values()))
+        seconds = time.monotonic() - began
+        fleet.proxy.heal()
+        self._board.phase = "healing"
+        writes = (after[0] - before[0], after[1] - before[1])
+        screen.say(
+            f"HEALED after {seconds:.1f} s: {worst} documents had diverged; the sides made "
+            f"{writes[0]} and {writes[1]} updates meanwhile",
+            "bold green",
+        )
+        async with self._watching():
+            heal = max(
+                await asyncio.gather(*(fleet.reaches(name, targets) for name in fleet.names))
+            )
+        screen.say(f"everybody has what both sides wrote, {heal:.2f} s after the heal", "green")
+        self._board.phase = "working"
+        self._result.partition = PartitionResult(seconds, worst, heal, writes)
+
+    async def _measure(self, until: float) -> int:
+        """Compare all agents' documents until then; the most that differed at once."""
+        worst = 0
+        while True:
+            fleet = self._fleet
+            answers = await asyncio.gather(*(fleet.ask(name, "digests") for name in fleet.names))
+            worst = max(worst, len(diverged([answer["digests"] for answer in answers])))
+            left = until - time.monotonic()
+            if left <= 0:
+                return worst
+            await asyncio.sleep(min(left, _MEASURE_SECONDS))
+
+    def _writes(self, side: tuple[str, ...]) -> int:
+        return sum(self._fleet.seen[name].before + self._fleet.seen[name].updates for name in side)
+
+    # ------------------------------------------------------------------ the crash
+
+    async def _crash(self) -> None:
+        fleet, screen, victim = self._fleet, self._screen, self._faults.victim
+        old = fleet.seen[victim].session
+        self._gone.add(victim)
+        updates = await fleet.crash_agent(victim)
+        self._board.phase = "one agent lost"
+        screen.say(
+            f"CRASH: {victim} killed after {updates} updates, its folder deleted", "bold red"
+        )
+        self.refresh()
+        others = [frontier for name, frontier in (await fleet.frontiers()).items()]
+        target: Frontier = union(others)
+        began = time.monotonic()
+        async with self._watching():
+            await fleet.start_agent(victim)
+            source = (await fleet.ask(victim, "origin"))["source"]
+            await fleet.reaches(victim, target)
+        seconds = time.monotonic() - began
+        self._gone.discard(victim)
+        fleet.begin(victim)
+        self._board.phase = "working"
+        screen.say(
+            f"RECOVERED: {victim} is back under session {fleet.seen[victim].session} "
+            f"(was {old}) with {total(target)} operations from {source} after {seconds:.2f} s",
+            "bold green",
+        )
+        self._result.recovered = RecoveryResult(victim, seconds, source)
+
+    # ------------------------------------------------------------------ the end
+
+    async def _finish(self) -> None:
+        """Let everybody write its last lines, then wait until all replicas have everything."""
+        fleet = self._fleet
+        self._board.phase = "finishing"
+        fleet.tell("finish")
+        try:
+            async with asyncio.timeout(QUIET_SECONDS):
+                while not all(agent.finished for agent in fleet.seen.values()):
+                    await fleet.news()
+                    self.refresh()
+                while not _equal(list((await fleet.frontiers()).values())):
+                    await fleet.news()
+                    self.refresh()
+        except TimeoutError:
+            # Not an error here: the verdict, computed from the journals, will show what is missing.
+            self._screen.say(f"not quiet after {QUIET_SECONDS:g} s", "bold red")
+        self.refresh()
+
+
+def _equal(frontiers: list[Frontier]) -> bool:
+    plain: Iterator[Frontier] = iter(
+        {shard: sessions for shard, sessions in frontier.items() if sessions}
+        for frontier in frontiers
+    )
+    first = next(plain, {})
+    return all(frontier == first for frontier in plain)

@@ -1,0 +1,297 @@
+"""Starts the fleet and everything it needs, listens to it, and ends all of it whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crdt.errors import ServiceError
+from mesh.stack.temporal import TemporalServer
+from persistence.identity import create_genesis, provision
+from simulations.checkers import Acknowledged
+from simulations.rehearsal import plan
+from simulations.rehearsal.child import Child
+from simulations.rehearsal.proxy import LinkProxy
+from simulations.rehearsal.wire import AgentTask
+
+START_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+STOP_SECONDS = 20.0
+_WORKER_SECONDS = 5.0
+
+Frontier = dict[int, dict[int, int]]
+
+
+class FleetError(ServiceError):
+    """The run cannot go on: a process ended by itself, or nothing moves any more."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What an agent last said of itself."""
+
+    session: int = 0
+    updates: int = 0
+    before: int = 0
+    findings: int = 0
+    modules: int = 0
+    final: int = 0
+    parts: int = 0
+    active: int = 0
+    doing: str = "starting"
+    links: tuple[str, ...] = ()
+    frontier: Frontier = field(default_factory=dict)
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class Promises:
+    """What agents said was acknowledged. It is kept here, so it survives the agent that said it."""
+
+    highest: dict[tuple[int, int], int] = field(default_factory=dict)
+    marks: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, session: int, written: dict[str, int], marks: list[list[str]]) -> None:
+        """A flush of this session was acknowledged."""
+        for shard, seq in written.items():
+            key = (session, int(shard))
+            self.highest[key] = max(self.highest.get(key, 0), seq)
+        self.marks.update((module, finding) for module, finding in marks)
+
+    @property
+    def count(self) -> int:
+        """Operations acknowledged so far."""
+        return sum(self.highest.values())
+
+    def all(self) -> list[Acknowledged]:
+        """As the checkers want them."""
+        return [Acknowledged(session, shard, seq) for (session, shard), seq in self.highest.items()]
+
+
+class Fleet:
+    """The processes of one run. Made by `open_fleet`, which also ends them."""
+
+    def __init__(
+        self, folder: Path, tree: Path, players: plan.Cast, temporal: TemporalServer
+    ) -> None:
+        self.folder = folder
+        self.players = players
+        self.temporal = temporal
+        self.proxy = LinkProxy()
+        self.promises = Promises()
+        self.seen: dict[str, Seen] = {name: Seen() for name in players}
+        self._tree = tree
+        self._queue = f"mesh-demo-{secrets.token_hex(4)}"
+        self._agents: dict[str, Child] = {}
+        self._worker: Child | None = None
+        self._news = asyncio.Event()
+        self._failure: FleetError | None = None
+        self._addresses: dict[str, asyncio.Event] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All agents, in order."""
+        return sorted(self.players)
+
+    def agent_folder(self, name: str) -> Path:
+        """Where an agent keeps its data."""
+        return self.folder / "agents" / name
+
+    async def start(self) -> None:
+        """Found a mesh of its own, start the worker and all agents, wait until they are ready."""
+        for part in ("agents", "logs"):
+            (self.folder / part).mkdir()
+        await asyncio.to_thread(create_genesis, self.folder / "mesh", "mesh-demo")
+        await self.proxy.open(plan.pairs(self.players))
+        await self._start_worker()
+        await asyncio.gather(*(self.start_agent(name) for name in self.names))
+
+    async def _start_worker(self) -> None:
+        self._worker = await Child.start(
+            "temporal worker",
+            [sys.executable, "-m", "simulations.rehearsal.worker", str(os.getpid()),
+             self.temporal.address, self._queue],
+            self.folder / "logs" / "worker.log",
+            self._worker_said,
+        )  # fmt: skip
+
+    async def start_agent(self, name: str) -> None:
+        """Give an agent its identity, start it and wait until it says that it is there."""
+        folder = self.agent_folder(name)
+        await asyncio.to_thread(provision, self.folder / "mesh", folder, name)
+        ready = self._addresses[name] = asyncio.Event()
+        task = AgentTask(
+            name=name,
+            parent=os.getpid(),
+            folder=str(folder),
+            tree=str(self._tree),
+            cast=dict(self.players),
+            seeds=tuple(self.proxy.seeds(name)),
+            temporal=self.temporal.address,
+            task_queue=self._queue,
+            status_seconds=0.5,
+        )
+        self._agents[name] = await Child.start(
+            name,
+            [sys.executable, "-m", "simulations.rehearsal.agent"],
+            self.folder / "logs" / f"{name}.log",
+            lambda message: self._agent_said(name, message),
+            task.line(),
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._unless_failed(ready)
+        except TimeoutError:
+            words = self._agents[name].last_words()
+            raise FleetError(f"{name} was not ready in {START_SECONDS:g} s: {words}") from None
+
+    def begin(self, *names: str) -> None:
+        """Let agents start working (all of them if none is named)."""
+        for name in names or self.names:
+            self._agents[name].tell("begin")
+
+    async def crash_agent(self, name: str) -> int:
+        """SIGKILL an agent and delete its data folder; how many updates it had made."""
+        child = self._agents[name]
+        child.kill()
+        await child.ended()
+        self.proxy.forget(name)
+        await asyncio.to_thread(shutil.rmtree, self.agent_folder(name))
+        seen = self.seen[name]
+        self.seen[name] = Seen(before=seen.before + seen.updates, doing="killed, folder deleted")
+        return self.seen[name].before
+
+    def tell(self, do: str, **fields: Any) -> None:
+        """Send a command to every agent."""
+        for child in self._agents.values():
+            child.tell(do, **fields)
+
+    async def ask(self, name: str, do: str, **fields: Any) -> dict[str, Any]:
+        """Ask one agent. Raises ChildError."""
+        return await self._agents[name].ask(do, ANSWER_SECONDS, **fields)
+
+    async def frontiers(self) -> dict[str, Frontier]:
+        """What every running agent has, asked for now."""
+        names = [name for name in self.names if self._agents[name].running]
+        answers = await asyncio.gather(*(self.ask(name, "frontier") for name in names))
+        for name, answer in zip(names, answers, strict=True):
+            self.seen[name].frontier = read_frontier(answer["frontier"])
+        return {name: self.seen[name].frontier for name in names}
+
+    async def reaches(self, name: str, target: Frontier) -> float:
+        """Wait until an agent has everything in `target`; seconds since the call."""
+        began = time.monotonic()
+        await self.ask(name, "reach", frontier=target)
+        return time.monotonic() - began
+
+    async def news(self, timeout: float = 0.5) -> None:
+        """Wait until an agent says something, or `timeout`. Raises FleetError if one failed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        self._news.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """End all agents in order: they close their replicas, so their folders are complete."""
+        children = list(self._agents.values())
+        await asyncio.gather(*(child.stop(STOP_SECONDS) for child in children))
+
+    async def close(self) -> None:
+        """End whatever still runs, at once. Idempotent."""
+        children = [*self._agents.values(), *([self._worker] if self._worker else [])]
+        for child in children:
+            child.kill()
+        await asyncio.gather(*(child.ended() for child in children), return_exceptions=True)
+        await self.proxy.close()
+
+    async def stop_worker(self) -> None:
+        """End the worker: nothing will be decided any more."""
+        if self._worker is not None:
+            await self._worker.stop(_WORKER_SECONDS)
+
+    async def _unless_failed(self, event: asyncio.Event) -> None:
+        while not event.is_set():
+            await self.news()
+
+    def _worker_said(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "ended" and self._worker is not None:
+            # Not fatal: agents go on without decisions. But it will not come back by itself.
+            self._fail(f"the Temporal worker ended: {self._worker.last_words()}")
+
+    def _agent_said(self, name: str, message: dict[str, Any]) -> None:
+        seen = self.seen[name]
+        match message["kind"]:
+            case "started":
+                seen.session = message["session"]
+                seen.doing = "waiting"
+                self.proxy.point(name, message["address"])
+                self._addresses[name].set()
+            case "status":
+                _update(seen, message)
+            case "acknowledged":
+                self.promises.add(message["session"], message["written"], message["marks"])
+            case "finished":
+                seen.finished = True
+            case "ended":
+                words = self._agents[name].last_words()
+                self._fail(f"{name} ended with code {message['code']}: {words}")
+        self._news.set()
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or FleetError(reason)
+        self._news.set()
+
+
+def _update(seen: Seen, message: dict[str, Any]) -> None:
+    for key in ("updates", "findings", "modules", "final", "parts", "active", "doing"):
+        setattr(seen, key, message[key])
+    if "frontier" in message:
+        seen.frontier = read_frontier(message["frontier"])
+        seen.links = tuple(message["links"])
+
+
+def read_frontier(plain: dict[str, dict[str, int]]) -> Frontier:
+    """A frontier from JSON, whose keys are always text."""
+    return {
+        int(shard): {int(session): seq for session, seq in sessions.items()}
+        for shard, sessions in plain.items()
+    }
+
+
+def union(frontiers: list[Frontier]) -> Frontier:
+    """All that any of them has."""
+    everything: Frontier = {}
+    for frontier in frontiers:
+        for shard, sessions in frontier.items():
+            mine = everything.setdefault(shard, {})
+            for session, seq in sessions.items():
+                mine[session] = max(seq, mine.get(session, 0))
+    return everything
+
+
+def total(frontier: Frontier) -> int:
+    """How many operations a frontier stands for."""
+    return sum(sum(sessions.values()) for sessions in frontier.values())
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(folder: Path, tree: Path, players: plan.Cast) -> AsyncIterator[Fleet]:
+    """A started fleet with its Temporal server; all of it is gone when the block ends."""
+    async with TemporalServer.start(folder / "temporal", in_memory=True) as temporal:
+        fleet = Fleet(folder, tree, players, temporal)
+        try:
+            await fleet.start()
+            yield fleet
+        finally:
+            await fleet.close()

@@ -1,0 +1,160 @@
+"""The verdict on a run: read from the agents' own data folders, after they have stopped.
+
+It trusts nothing the agents said while they ran but their promises (what was acknowledged), and
+holds every replica to them. Folders are read in processes of their own, two at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from crdt.access import ShardView
+from persistence.inspect import LoadedFolder, load_folder
+from simulations import checkers
+from simulations.checkers import Acknowledged, Decision, Evidence
+from simulations.rehearsal import report, wire
+from simulations.rehearsal.audit import FINAL, QUEUED, Task
+from workflows.claims import claim_of
+
+_READERS = 2
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One agent's folder: the general evidence, and what the audit left in it."""
+
+    evidence: Evidence
+    states: dict[str, str]
+    findings: frozenset[tuple[str, str]]
+    history: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether everything holds, and if not, what doesn't. `updates` counts operations."""
+
+    converged: bool
+    lost: int
+    double_claims: int
+    updates: int
+    findings: int
+    problems: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """No problem was found."""
+        return not self.problems
+
+
+async def judge(
+    folders: Sequence[Path],
+    promises: Sequence[Acknowledged],
+    marks: Iterable[tuple[str, str]],
+    modules: Sequence[str],
+    report_into: Path,
+) -> Verdict:
+    """Read every agent's folder and check it; write the report and the stubs from the first one."""
+    loop = asyncio.get_running_loop()
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(_READERS, len(folders)), context, initializer=_reader, initargs=(os.getpid(),)
+    )
+    try:
+        examined = await asyncio.gather(
+            *(
+                loop.run_in_executor(pool, examine, folder, None if index else report_into)
+                for index, folder in enumerate(folders)
+            )
+        )
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return weigh(examined, promises, marks, modules)
+
+
+def _reader(parent: int) -> None:
+    wire.die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def examine(folder: Path, report_into: Path | None) -> Examined:
+    """Read one data folder, without changing it; write the audit's results from it if asked to."""
+    loaded = load_folder(folder)
+    frames = ((header, (transaction,)) for header, transaction, _ in loaded.transactions())
+    evidence = checkers.evidence(loaded.replica, loaded.shards, frames)
+    tasks = tasks_in(loaded)
+    if report_into is not None:
+        report.write(report_into, loaded)
+    return Examined(
+        evidence,
+        {name: claim_of(task.machine).state or QUEUED for name, task in tasks.items()},
+        frozenset((name, key) for name, task in tasks.items() for key in task.findings),
+        tuple(
+            Decision.of(task.id, entry["epoch"], entry)
+            for task in tasks.values()
+            for entry in task.history
+        ),
+    )
+
+
+def tasks_in(loaded: LoadedFolder) -> dict[str, Task]:
+    """Every task document of a folder, by module, in order."""
+    return {
+        document.removeprefix("Task/"): Task.bind(ShardView(shard), document)
+        for document, shard in sorted(
+            (document, shard)
+            for number in sorted(loaded.shards)
+            for shard in [loaded.shards[number]]
+            for document in shard.documents("Task")
+        )
+    }
+
+
+def weigh(
+    examined: Sequence[Examined],
+    promises: Sequence[Acknowledged],
+    marks: Iterable[tuple[str, str]],
+    modules: Sequence[str],
+) -> Verdict:
+    """The checks themselves, over what was read."""
+    replicas = [one.evidence for one in examined]
+    apart = checkers.differences(replicas)
+    losses = checkers.lost(replicas, promises)
+    promised = frozenset(marks)
+    gone = [
+        f"{one.evidence.replica} lacks the acknowledged finding {key} of {name}"
+        for one in examined
+        for name, key in sorted(promised - one.findings)
+    ]
+    # From the frames that are still in the journals, and from what those who asked wrote down.
+    decisions = {each for one in examined for each in (*one.evidence.decisions, *one.history)}
+    doubles = checkers.double_claims(
+        sorted(decisions, key=lambda each: (each.document, each.epoch))
+    )
+    states = dict.fromkeys(modules, QUEUED) | examined[0].states
+    late = checkers.unfinished(states, FINAL)
+    return Verdict(
+        converged=not apart,
+        lost=sum(loss.count for loss in losses) + len(gone),
+        double_claims=len(doubles),
+        updates=sum(sum(frontier.values()) for frontier in replicas[0].frontiers.values()),
+        findings=len(examined[0].findings),
+        problems=tuple(
+            line
+            for lines in (apart, [str(loss) for loss in losses], gone, doubles, late)
+            for line in _bounded(lines)
+        ),
+    )
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= _SHOWN:
+        return list(lines)
+    return [*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} more of this kind"]

@@ -1,0 +1,181 @@
+"""Deciding what is missing, whom to ask, and putting snapshots together; queues, backoff, link
+choice.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from crdt.errors import CodecError
+from mesh.dissemination import Backoff, Limiter, SendQueue, keeps_new, pick
+from mesh.messages import SNAPSHOT_PART_BYTES, Frontier, Range, SnapshotPart
+from mesh.peers import PeerBook
+from mesh.repair import (
+    FEW_OPERATIONS,
+    Assembly,
+    Capture,
+    Comparison,
+    Requests,
+    compare,
+    plan,
+    split_snapshot,
+)
+
+
+def capture(frontier: dict[int, int], digest: bytes = b"d", floor: int = 0) -> Capture:
+    return Capture(0, floor, frontier, repr(sorted(frontier.items())).encode(), digest, 10)
+
+
+def frontier(seqs: dict[int, int], entries: int = 0, floor: int = 0) -> Frontier:
+    return Frontier(0, floor, 0, entries, False, b"d", seqs)
+
+
+def test_comparing() -> None:
+    mine = capture({1: 5})
+    assert compare(mine, capture({1: 5}).row()) is Comparison.EQUAL
+    assert compare(mine, capture({1: 6}).row()) is Comparison.DIFFERENT
+    assert compare(mine, capture({1: 5}, floor=3).row()) is Comparison.DIFFERENT
+    assert compare(mine, capture({1: 5}, digest=b"e").row()) is Comparison.CORRUPT
+
+
+def test_missing_ranges_are_asked_for() -> None:
+    wanted = plan({1: 5, 2: 9}, 0, frontier({1: 7, 2: 8, 3: 2}))
+    assert wanted.ranges == (Range(1, 5, 7), Range(3, 0, 2))
+    assert (wanted.missing, wanted.snapshot) == (4, False)
+    assert plan({1: 5}, 0, frontier({1: 5})).ranges == ()
+
+
+def test_a_snapshot_is_taken_where_it_is_cheaper_or_the_only_way() -> None:
+    many = FEW_OPERATIONS + 1
+    assert plan({}, 0, frontier({1: many}, entries=10)).snapshot
+    assert not plan({}, 0, frontier({1: many}, entries=many)).snapshot
+    assert not plan({}, 0, frontier({1: 100}, entries=10)).snapshot
+    assert plan({1: 5}, 3, frontier({1: 5}, floor=4)).snapshot
+    assert not plan({1: 5}, 4, frontier({1: 5}, floor=3)).snapshot
+
+
+def test_nobody_is_asked_twice_until_it_lapses() -> None:
+    requests = Requests(patience=5)
+    assert requests.ranges(0, (Range(1, 0, 10),), "a", now=0) == (Range(1, 0, 10),)
+    assert requests.ranges(0, (Range(1, 0, 10),), "b", now=1) == ()
+    # More became known meanwhile: only the rest is asked for.
+    assert requests.ranges(0, (Range(1, 0, 15),), "b", now=1) == (Range(1, 10, 15),)
+    assert requests.ranges(1, (Range(1, 0, 10),), "b", now=1) == (Range(1, 0, 10),)
+    assert requests.ranges(0, (Range(1, 0, 15),), "c", now=7) == (Range(1, 0, 15),)
+    requests.answered(0, "c")
+    assert requests.ranges(0, (Range(1, 3, 15),), "c", now=7) == (Range(1, 3, 15),)
+    requests.gone("c")
+    assert requests.ranges(0, (Range(1, 3, 15),), "a", now=7) == (Range(1, 3, 15),)
+
+
+def test_one_snapshot_of_a_shard_at_a_time() -> None:
+    requests = Requests(patience=5)
+    assert requests.snapshot(0, "a", now=0)
+    assert requests.expects(0, "a")
+    assert not requests.expects(0, "b")
+    assert not requests.snapshot(0, "b", now=4)
+    requests.progress(0, "a", now=4)
+    assert not requests.snapshot(0, "b", now=8)
+    assert requests.snapshot(0, "b", now=10)
+    requests.gone("b")
+    assert requests.snapshot(0, "a", now=10)
+    requests.joined(0)
+    assert requests.snapshot(0, "a", now=10)
+
+
+@pytest.mark.parametrize("size", [0, 1, SNAPSHOT_PART_BYTES, 3 * SNAPSHOT_PART_BYTES + 7])
+def test_snapshots_survive_being_cut_up(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    assembly = Assembly(1 << 30)
+    parts = list(split_snapshot(3, 1, data))
+    whole = [assembly.add(part) for part in parts]
+    assert whole[-1] == data
+    assert whole[:-1] == [None] * (len(parts) - 1)
+
+
+def test_parts_out_of_order_and_too_many_are_refused() -> None:
+    assembly = Assembly(100)
+    with pytest.raises(CodecError, match="order"):
+        assembly.add(SnapshotPart(0, 1, 1, 3, b"x"))
+    assert assembly.add(SnapshotPart(0, 1, 0, 3, b"x")) is None
+    with pytest.raises(CodecError, match="order"):
+        assembly.add(SnapshotPart(0, 2, 1, 3, b"x"))
+    assert assembly.add(SnapshotPart(0, 3, 0, 2, b"x" * 60)) is None
+    with pytest.raises(CodecError, match="more than"):
+        assembly.add(SnapshotPart(0, 3, 1, 2, b"x" * 60))
+
+
+def test_a_send_queue_keeps_order_and_its_bound() -> None:
+    queue = SendQueue(100)
+    assert queue.push(b"a" * 40)
+    assert queue.push(b"b" * 40)
+    assert queue.offer(b"control")
+    assert not queue.push(b"c" * 40)
+    assert (queue.behind, queue.dropped) == (True, 1)
+    assert not queue.room
+    assert queue.take() == (b"a" * 40, b"b" * 40)
+    assert queue.take() == b"control"
+    assert not queue
+    assert queue.bytes == 0
+    assert queue.push(b"d" * 500), "a frame may always go alone"
+    flood = SendQueue(100)
+    assert not all(flood.offer(b"x") for _ in range(10_000))
+
+
+def test_backoff_doubles_within_its_bounds() -> None:
+    backoff = Backoff(0.1, 2.0, random.Random(1))
+    waits = [backoff.wait() for _ in range(10)]
+    assert all(0.05 <= waits[0] <= 0.1 for _ in (1,))
+    assert all(1.0 <= wait <= 2.0 for wait in waits[5:])
+    backoff.reset()
+    assert backoff.wait() <= 0.1
+
+
+def test_a_limiter_tells_a_flood_from_a_trickle() -> None:
+    limiter = Limiter(burst=3, per_second=1)
+    assert [limiter.allow(0.0) for _ in range(4)] == [True, True, True, False]
+    assert limiter.allow(1.0)
+    assert not limiter.allow(1.0)
+    assert all(limiter.allow(10.0 + at) for at in range(20))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_both_ends_keep_the_same_link(first: bool) -> None:
+    """Two links: one dialled by "a", one by "b". Whatever order each end sees them in, a's
+    stays.
+    """
+    for own, peer in (("a", "b"), ("b", "a")):
+        old_dialled = first
+        stays_new = keeps_new(own, peer, old_dialled, not old_dialled)
+        dialled_by_a = (own == "a") == ((not old_dialled) if stays_new else old_dialled)
+        assert dialled_by_a
+    assert keeps_new("a", "b", True, True)
+
+
+def test_picking_depends_on_names_only() -> None:
+    assert pick([], random.Random(1)) is None
+    one = [pick(["a", "b", "c"], random.Random(seed)) for seed in range(20)]
+    other = [pick(["c", "a", "b"], random.Random(seed)) for seed in range(20)]
+    assert one == other
+    assert set(one) == {"a", "b", "c"}
+
+
+def test_the_peer_book_knows_lag_and_what_everybody_has() -> None:
+    book = PeerBook()
+    book.met("b", 20, "b:1", now_ms=5).has(0, {1: 4, 2: 7})
+    book.met("c", 30, "c:1", now_ms=6).has(0, {1: 9})
+    ours = {0: {1: 6, 2: 2}}
+    lag = book.lag(ours, ours)
+    assert (lag["b"].lacks, lag["b"].ahead) == (2, 5)
+    assert (lag["c"].lacks, lag["c"].ahead) == (2, 3)
+    assert book.everywhere(0, ours[0], now=0.0) == {1: 4}
+    book.left("c", now_ms=7, now=100.0)
+    assert book.everywhere(0, ours[0], now=101.0) == {1: 4}
+    assert book.everywhere(0, ours[0], now=1e6) == {1: 4, 2: 2}
+    infos = {info.name: info for info in book.infos(ours)}
+    assert (infos["b"].connected, infos["b"].behind, infos["b"].since) == (True, 2, 5)
+    assert (infos["c"].connected, infos["c"].since) == (False, 7)
+    # A new session may have lost its disk.
+    assert book.met("b", 21, "b:1", now_ms=9).known == {}

@@ -1,0 +1,82 @@
+"""The folder a run leaves behind: whole or not at all, and never somebody else's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulations.rehearsal.keep import KeepError, KeepFolder, is_demo
+
+
+def test_a_finished_run_is_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    folder = KeepFolder.open(tmp_path / "demo")
+    (folder.work / "report.md").write_text("done")
+    assert not (tmp_path / "demo").exists()
+    folder.complete()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert is_demo(tmp_path / "demo")
+    assert (tmp_path / "demo" / "report.md").read_text() == "done"
+
+
+def test_an_interrupted_run_leaves_the_older_one_as_it_was(tmp_path: Path) -> None:
+    first = KeepFolder.open(tmp_path / "demo")
+    (first.work / "report.md").write_text("first")
+    first.complete()
+    second = KeepFolder.open(tmp_path / "demo")
+    (second.work / "report.md").write_text("second")
+    second.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert (tmp_path / "demo" / "report.md").read_text() == "first"
+
+
+def test_a_finished_run_replaces_an_older_one(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        folder = KeepFolder.open(tmp_path / "demo")
+        (folder.work / "report.md").write_text(text)
+        folder.complete()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert (tmp_path / "demo" / "report.md").read_text() == "second"
+
+
+def test_what_is_not_a_demos_is_refused_and_untouched(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(KeepError, match="not a demo's; name another folder"):
+        KeepFolder.open(mine)
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(KeepError, match="not a demo's"):
+        KeepFolder.open(file)
+    with pytest.raises(KeepError, match="there is no folder"):
+        KeepFolder.open(tmp_path / "no" / "where")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine"]
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_demos_dont_share_a_folder(tmp_path: Path) -> None:
+    folder = KeepFolder.open(tmp_path / "demo")
+    with pytest.raises(KeepError, match="another demo is using it"):
+        KeepFolder.open(tmp_path / "demo")
+    folder.discard()
+    KeepFolder.open(tmp_path / "demo").discard()
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    killed = KeepFolder.open(tmp_path / "demo")
+    (killed.work / "half").write_text("half")
+    killed._lock.release()  # as the kernel does when a process dies
+    folder = KeepFolder.open(tmp_path / "demo")
+    assert not (folder.work / "half").exists()
+    folder.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stranger_in_the_place_of_the_work_folder_is_not_deleted(tmp_path: Path) -> None:
+    stranger = tmp_path / ".demo.partial"
+    stranger.mkdir()
+    (stranger / "data").write_text("x")
+    with pytest.raises(KeepError, match="in the way"):
+        KeepFolder.open(tmp_path / "demo")
+    assert (stranger / "data").exists()
