@@ -5,8 +5,8 @@
     ├── PeerError        what another replica, or bytes from the network, did wrong
     └── ServiceError     what a disk, a server or the network failed at; try again when it is back
 
-Every message says what was wrong, with the value at fault, and names the cure. Unless its docstring says
-otherwise, an error means that no state changed.
+Every message says what was wrong, with the value at fault, and names the cure. Unless its docstring
+says otherwise, an error means that no state changed.
 """
 
 

@@ -50,8 +50,10 @@ MAX_EPOCH: Final = (1 << 63) - 1
 MAX_OPERATIONS: Final = 1 << 17
 """Operations in one frame body, and so in one transaction."""
 
-MAX_BODY_BYTES: Final = 16 << 20
-"""One encoded frame body."""
+MAX_BODY_BYTES: Final = 4 << 20
+"""One encoded frame body: well above any sensible transaction, and small enough that a full inbox
+of them fits in memory.
+"""
 
 MAX_SNAPSHOT_BYTES: Final = 1 << 31
 """One encoded shard snapshot."""

@@ -383,6 +383,9 @@ class Exchange:
                     link.untold.setdefault(shard, {})[session] = seq
         if prompt:
             link.send(Journaled(prompt))
+            for shard, frontier in prompt.items():
+                # Its own frames were on its disk before they came here.
+                self._knows(link, shard, frontier)
 
     def _tell_all(self, link: PeerLink) -> None:
         if link.untold:

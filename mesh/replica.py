@@ -14,6 +14,7 @@ background lives.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import os
 import weakref
@@ -385,7 +386,12 @@ class Replica:
 
 
 def _event(cls: type[Document], what: str) -> str:
-    return f"{schema_of(cls).type_name.lower()}.{what}"
+    return _event_name(schema_of(cls).type_name, what)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _event_name(type_name: str, what: str) -> str:
+    return f"{type_name.lower()}.{what}"
 
 
 _running: weakref.WeakSet[Replica] = weakref.WeakSet()

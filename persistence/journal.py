@@ -109,6 +109,10 @@ class Recovery:
                 f"{header.last}) comes before what it depends on; move the folder away and "
                 "provision the replica anew: it gets the state back from its peers"
             )
+        if shard.seen(header.session, header.last):
+            # A snapshot joined from a peer can be ahead of what was queued before it: it brought
+            # this frame, and knows a later one of its session to chain on.
+            return
         transactions = read_transactions(header, opened.body)
         self.result.frames += 1
         self.result.voids += transactions is None

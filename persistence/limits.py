@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from crdt.ids import MAX_SESSION
-from crdt.limits import MAX_OPERATIONS, MAX_SEQ, MAX_STAMP
+from crdt.limits import MAX_BODY_BYTES, MAX_OPERATIONS, MAX_SEQ, MAX_STAMP
 
 __all__ = (
     "CERTIFICATE_VERSION",
@@ -65,9 +65,6 @@ MAX_SHARDS: Final = 4096
 MAX_KEY_ID: Final = 2**32 - 1
 MAX_POLICY: Final = 2**53 - 1
 
-# 4 MiB is well above any sensible transaction, and small enough that a full inbox of them fits in
-# memory.
-MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 # Room for header, siblings, signature and certificate beside a body that did not compress.
 MAX_FRAME_BYTES: Final = MAX_BODY_BYTES + 256 * 1024
 MAX_FRAME_OPERATIONS: Final = MAX_OPERATIONS

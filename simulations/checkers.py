@@ -69,6 +69,11 @@ class Evidence:
     documents: Mapping[str, bytes]
     decisions: Sequence[Decision]
 
+    @property
+    def operations(self) -> int:
+        """How many operations its state has come from."""
+        return sum(sum(frontier.values()) for frontier in self.frontiers.values())
+
     def has(self, session: int, shard: int, seq: int) -> bool:
         """Whether that operation is in this replica's state."""
         floor = self.floors.get(shard, 0)

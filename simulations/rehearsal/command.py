@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +18,7 @@ from crdt.errors import CallerError, MeshError
 from simulations.rehearsal import plan
 from simulations.rehearsal.course import Course, CourseResult
 from simulations.rehearsal.fleet import open_fleet
+from simulations.rehearsal.interrupt import Interrupt
 from simulations.rehearsal.keep import KeepFolder
 from simulations.rehearsal.screen import Board, Screen
 from simulations.rehearsal.source import SourceTree, discover, standard_library
@@ -73,22 +71,9 @@ def demo(
         folder = KeepFolder.open(options.keep)
     except CallerError as error:
         _fail(str(error), 2)
-    try:
-        with _interruptible():
-            result = asyncio.run(_run(options, folder, console))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        folder.discard()
-        _fail("interrupted: everything was stopped, nothing was kept", _INTERRUPTED)
-    except MeshError as error:
-        logs = folder.rescue_logs()
-        folder.discard()
-        told = f"{error}; logs: {logs}" if logs else str(error)
-        _fail(told, 2 if isinstance(error, CallerError) else 1)
-    except BaseException:
-        folder.discard()
-        raise
-    outcome, verdict = result
-    folder.complete()
+    with Interrupt() as interrupt:
+        outcome, verdict = _carry_out(options, folder, console, interrupt)
+        folder.complete()
     _show(console, outcome, verdict, folder.target)
     if as_json:
         sys.stdout.write(json.dumps(outcome) + "\n")
@@ -96,10 +81,29 @@ def demo(
     raise typer.Exit(0 if verdict.good else 1)
 
 
+def _carry_out(
+    options: Options, folder: KeepFolder, console: Console, interrupt: Interrupt
+) -> tuple[dict[str, Any], Verdict]:
+    """Run; if that does not come to a verdict, leave nothing behind and exit."""
+    try:
+        return asyncio.run(_run(options, folder, console, interrupt))
+    except asyncio.CancelledError:
+        folder.discard()
+        _fail("interrupted: everything was stopped, nothing was kept", _INTERRUPTED)
+    except MeshError as error:
+        logs = folder.rescue_logs()
+        folder.discard()
+        _fail(f"{error}; logs: {logs}" if logs else str(error), 1)
+    except BaseException:
+        folder.discard()
+        raise
+
+
 async def _run(
-    options: Options, folder: KeepFolder, console: Console
+    options: Options, folder: KeepFolder, console: Console, interrupt: Interrupt
 ) -> tuple[dict[str, Any], Verdict]:
     """The whole run: fleet, course, verdict. No process is left when it returns."""
+    interrupt.watch()
     began = time.monotonic()
     board, modules = Board(), options.tree.modules
     with Screen(console) as screen:
@@ -113,12 +117,14 @@ async def _run(
             measured = await course.run()
             board.phase = "verdict"
             screen.say("all agents stop; the verdict is read from their journals")
-            await fleet.stop()
+            for name in await fleet.stop():
+                screen.say(f"{name} had to be killed", "bold red")
             await fleet.stop_worker()
             services = {"temporal": fleet.temporal.version, "sqlite": sqlite3.sqlite_version}
             promises = fleet.promises
             folders = [fleet.agent_folder(name) for name in fleet.names]
         verdict = await judge(folders, promises.all(), promises.marks, modules, folder.work)
+    interrupt.unwatch()
     outcome = {
         "files": len(modules),
         "agents": len(options.players),
@@ -168,20 +174,6 @@ def _show(console: Console, outcome: dict[str, Any], verdict: Verdict, folder: P
     say(f"report, stubs and the agents' data: {folder}", markup=False, highlight=False)
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """While this lasts SIGTERM ends the run as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"mesh demo: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

@@ -202,10 +202,13 @@ class Fleet:
         if self._failure is not None:
             raise self._failure
 
-    async def stop(self) -> None:
-        """End all agents in order: they close their replicas, so their folders are complete."""
+    async def stop(self) -> list[str]:
+        """End all agents in order: they close their replicas. Who had to be killed instead."""
         children = list(self._agents.values())
-        await asyncio.gather(*(child.stop(STOP_SECONDS) for child in children))
+        ended = await asyncio.gather(*(child.stop(STOP_SECONDS) for child in children))
+        return [
+            child.name for child, by_itself in zip(children, ended, strict=True) if not by_itself
+        ]
 
     async def close(self) -> None:
         """End whatever still runs, at once. Idempotent."""

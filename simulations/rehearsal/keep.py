@@ -71,7 +71,7 @@ class KeepFolder:
         self._release()
 
     def rescue_logs(self) -> str:
-        """Before a failed run is discarded: move its logs to the system's temporary folder; where."""
+        """Move a failed run's logs to the system's temporary folder before `discard`; where."""
         if not (self.work / "logs").is_dir():
             return ""
         place = Path(tempfile.mkdtemp(prefix="mesh-demo-"))

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sysconfig
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ from typing import Any
 
 from crdt.errors import CallerError
 
+__all__ = (
+    "MAX_FILE_BYTES", "MAX_FINDINGS_PER_ROLE", "Analysis", "Finding", "PublicFunction",
+    "SourceModule", "SourceTree", "TreeError", "discover", "load", "module_name",
+    "standard_library",
+)  # fmt: skip
+
 MAX_MODULES = 20_000
 MAX_FILE_BYTES = 4_000_000
 MAX_FINDINGS_PER_ROLE = 40
@@ -28,6 +35,8 @@ _SKIPPED_FOLDERS = {
     "__pycache__", "site-packages", "dist-packages", "node_modules", "build", "dist", "venv",
 }  # fmt: skip
 _TEST_FOLDERS = {"test", "tests", "idle_test"}
+# Neither CPython 3.11's AST builder nor its warning filters may be used by two threads at once.
+_PARSER = threading.Lock()
 _PLAIN_PATH = re.compile(r"[\w./+@~ -]{1,240}")
 
 
@@ -251,7 +260,7 @@ def load(file: Path, path: str) -> SourceModule:
         return SourceModule(path, "", empty, problem, len(data))
     text = data.decode("utf-8", errors="replace")
     try:
-        with warnings.catch_warnings():
+        with _PARSER, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the audited source is warned about is not ours
             tree = ast.parse(data, filename=path)
     except SyntaxError as error:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crdt.access import ShardView
+from crdt.errors import MeshError
 from persistence.inspect import LoadedFolder, load_folder
 from simulations import checkers
 from simulations.checkers import Acknowledged, Decision, Evidence
@@ -61,22 +62,32 @@ async def judge(
     modules: Sequence[str],
     report_into: Path,
 ) -> Verdict:
-    """Read every agent's folder and check it; write the report and the stubs from the first one."""
+    """Read every agent's folder and check it; write report and stubs from the first."""
     loop = asyncio.get_running_loop()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         min(_READERS, len(folders)), context, initializer=_reader, initargs=(os.getpid(),)
     )
     try:
-        examined = await asyncio.gather(
+        read = await asyncio.gather(
             *(
                 loop.run_in_executor(pool, examine, folder, None if index else report_into)
                 for index, folder in enumerate(folders)
-            )
+            ),
+            return_exceptions=True,
         )
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return weigh(examined, promises, marks, modules)
+    examined: list[Examined] = []
+    unreadable: list[str] = []
+    for folder, one in zip(folders, read, strict=True):
+        if isinstance(one, Examined):
+            examined.append(one)
+        elif isinstance(one, MeshError):
+            unreadable.append(f"{folder.name}: its folder cannot be read: {one}")
+        else:
+            raise one
+    return weigh(examined, promises, marks, modules, unreadable)
 
 
 def _reader(parent: int) -> None:
@@ -122,8 +133,9 @@ def weigh(
     promises: Sequence[Acknowledged],
     marks: Iterable[tuple[str, str]],
     modules: Sequence[str],
+    unreadable: Sequence[str] = (),
 ) -> Verdict:
-    """The checks themselves, over what was read."""
+    """The checks themselves; a folder that could not be read agrees with none."""
     replicas = [one.evidence for one in examined]
     apart = checkers.differences(replicas)
     losses = checkers.lost(replicas, promises)
@@ -138,17 +150,18 @@ def weigh(
     doubles = checkers.double_claims(
         sorted(decisions, key=lambda each: (each.document, each.epoch))
     )
-    states = dict.fromkeys(modules, QUEUED) | examined[0].states
+    first = examined[0] if examined else None
+    states = dict.fromkeys(modules, QUEUED) | (first.states if first else {})
     late = checkers.unfinished(states, FINAL)
     return Verdict(
-        converged=not apart,
+        converged=not apart and not unreadable,
         lost=sum(loss.count for loss in losses) + len(gone),
         double_claims=len(doubles),
-        updates=sum(sum(frontier.values()) for frontier in replicas[0].frontiers.values()),
-        findings=len(examined[0].findings),
+        updates=first.evidence.operations if first else 0,
+        findings=len(first.findings) if first else 0,
         problems=tuple(
             line
-            for lines in (apart, [str(loss) for loss in losses], gone, doubles, late)
+            for lines in (unreadable, apart, [str(loss) for loss in losses], gone, doubles, late)
             for line in _bounded(lines)
         ),
     )

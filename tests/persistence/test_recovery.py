@@ -102,6 +102,22 @@ async def test_frames_that_a_snapshot_contains_are_not_applied_again() -> None:
     assert {number: shard.digest() for number, shard in found.shards.items()} == digests(a)
 
 
+def test_a_snapshot_may_be_ahead_of_frames_that_come_after_it() -> None:
+    """It was joined from a peer while frames it contains were still on their way to the disk."""
+    a, b = make_writer(MESH, "agent-a", 2), make_writer(MESH, "agent-b", 3)
+    (one,), (two,), (three,) = (b.write((0, "Task/1", at)) for at in range(3))
+    for record in (one, two):
+        a.receive(record)
+    ahead = a.snapshot(0, 7)
+    a.receive(three)
+    found = recover([ahead], [(8, one), (9, three)], make_opener(MESH))
+    assert found.shards[0].digest() == a.shards[0].digest()
+    assert found.frames == 1
+    found = recover([ahead], [(8, one)], make_opener(MESH))
+    assert found.chain[0] == {b.sealer.session: frame_hash(two.data)}
+    assert (found.frames, found.position) == (0, 8)
+
+
 async def test_a_hole_is_told_and_not_jumped_over() -> None:
     a = make_writer(MESH, "agent-a")
     (first,), (_,), (third,) = (a.write((0, "Task/1", at)) for at in range(3))

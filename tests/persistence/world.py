@@ -130,7 +130,7 @@ def adopt(identity: Identity, entropy: SeededEntropy) -> Writer:
 def running(
     command: Sequence[str], environ: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """A child process and what it prints; it does not outlive the block, whatever fails in there."""
+    """A child process and what it prints; it does not outlive the block, whatever fails there."""
     child = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,7 +169,18 @@ def test_the_verdict_on_real_folders_catches_planted_faults(run: Run, tmp_path: 
         modules=["pkg/m1.py", "pkg/never_seen.py"],
     )
     assert bad.lost == 5 * 2 + 5
+    assert bad.converged
     assert any("which is not final" in problem for problem in bad.problems)
+
+
+def test_a_damaged_folder_is_a_problem_not_a_crash(run: Run, tmp_path: Path) -> None:
+    damaged = tmp_path / run.agents[0].name
+    shutil.copytree(run.agents[0], damaged)
+    (damaged / "journal.sqlite").write_bytes(b"\0" * 4096)
+    folders = [*run.agents[1:], damaged]
+    verdict = asyncio.run(judge(folders, [], [], ["pkg/m1.py"], tmp_path / "report"))
+    assert not verdict.converged
+    assert verdict.problems[0].startswith(f"{damaged.name}: its folder cannot be read: ")
 
 
 # ------------------------------------------------------------------ ends before the end
@@ -229,6 +241,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_folder(
     with running(tree, tmp_path / "kept") as (process, children):
         assert len(children) >= 5  # three agents, a worker, Temporal
         process.send_signal(how)
+        process.send_signal(signal.SIGINT)  # an impatient second one changes nothing
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
         for child in children:
