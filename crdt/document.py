@@ -9,6 +9,7 @@ from crdt.errors import EditMisuse, InvalidId, SchemaError, UnknownField
 from crdt.ids import check_document_id
 from crdt.paths import TypeCode, field_path
 from crdt.schema import Schema, collect
+from crdt.types.expect import printed
 from crdt.types.field import Field, Handle
 from crdt.types.rules import ENABLED
 from crdt.types.text import Delete
@@ -106,9 +107,8 @@ class Document(Handle):
         written = {
             name: value for name, value in self.snapshot().items() if value not in _UNWRITTEN
         }
-        return (
-            f"<{' '.join([self._id, *(f'{name}={value!r}' for name, value in written.items())])}>"
-        )
+        fields = [f"{name}={printed(value)}" for name, value in written.items()]
+        return f"<{' '.join([self._id, *fields])}>"
 
     if not TYPE_CHECKING:
         # Hidden from type checkers, which would take them for leave to use any name.

@@ -58,5 +58,9 @@ class OutOfBounds(CallerError):
     """A position, count or bounded value outside what the type allows."""
 
 
+class TransactionTooLarge(OutOfBounds):
+    """One transaction is larger than a frame can hold. Nothing was written; write it in several."""
+
+
 class CodecError(PeerError):
     """Bytes that are not what they should be. Decoding is total: it returns or raises this."""

@@ -20,15 +20,6 @@ def covers(a: Mapping[int, int], b: Mapping[int, int]) -> bool:
     return all(a.get(session, 0) >= seq for session, seq in b.items())
 
 
-def merge_max(a: Mapping[int, int], b: Mapping[int, int]) -> dict[int, int]:
-    """What somebody has who has both."""
-    merged = dict(a)
-    for session, seq in b.items():
-        if seq > merged.get(session, 0):
-            merged[session] = seq
-    return merged
-
-
 def missing(have: Mapping[int, int], want: Mapping[int, int]) -> list[tuple[int, int, int]]:
     """What `want` has and `have` has not: (session, after, upto) in order of session, seqs in
     (after, upto].

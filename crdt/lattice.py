@@ -193,6 +193,17 @@ class Shard:
             if seq > skip_upto:
                 self.frontier[session] = seq
 
+    def use_up(self, session: int, first: int, last: int) -> None:
+        """Let the seqs of a void frame pass: nothing is applied, and what follows them can be.
+
+        Costs nothing, however many they are: a frame may claim more operations than it has bytes.
+        """
+        if week_of(session) < self.floor:
+            return
+        done = self.frontier.get(session, 0)
+        self._expect(session, max(first, done + 1))
+        self.frontier[session] = max(last, done)
+
     def frame_applied(self, session: int, first: int, last: int, deps: Sequence[Dot]) -> None:
         """Say that the frame of seqs `first` … `last`, which depends on `deps`, has just been
         applied.

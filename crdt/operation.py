@@ -35,6 +35,11 @@ from crdt.types.rules import PayloadRule, nothing, path_rule, valid_assignment
 
 BODY_FORMAT: Final = 1
 
+# What an operation, and a session named in a removal, take in a frame at most, besides names, paths
+# and payload.
+_OPERATION_BYTES: Final = 32
+_SEEN_BYTES: Final = 20
+
 
 class Removal(NamedTuple):
     """What its author had seen at `path` (or anywhere below it, if `prefix`) goes; anything else
@@ -112,6 +117,23 @@ def _valid_seen(seen: tuple[Dot, ...]) -> bool:
 
 
 # ---------------------------------------------------------------------------------------- encoding
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of the UTF-8 of a text."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def operations_bytes(operations: Sequence[Operation]) -> int:
+    """What operations take in a frame at most, before compression."""
+    size = _OPERATION_BYTES * len(operations)
+    for document, path, payload, removals in operations:
+        size += bytes_of(document) + len(path)
+        if payload is not None:
+            size += len(payload)
+        for removal in removals:
+            size += len(removal.path) + _SEEN_BYTES * len(removal.seen)
+    return size
 
 
 def encode_body(transactions: Sequence[Transaction]) -> bytes:

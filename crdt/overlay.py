@@ -8,18 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from crdt.clock import HybridClock
-from crdt.errors import EditMisuse, InvalidValue, OutOfBounds, ReadOnly
+from crdt.errors import EditMisuse, InvalidValue, OutOfBounds, ReadOnly, TransactionTooLarge
 from crdt.ids import week_of
 from crdt.lattice import Entry, Shard
 from crdt.limits import MAX_BODY_BYTES, MAX_LABEL_BYTES, MAX_OPERATIONS
-from crdt.operation import Operation, Removal, Transaction, is_valid
+from crdt.operation import Operation, Removal, Transaction, is_valid, operations_bytes
 from crdt.types.expect import refuse
 from crdt.types.text import Insert, TextEdit, TextState
 
-# What an operation, and a session named in a removal, take in a frame at most, besides paths and
-# payload.
-_OPERATION_BYTES = 32
-_SEEN_BYTES = 20
 _MAX_TRANSACTION_BYTES = MAX_BODY_BYTES // 2
 
 _Entries = tuple[Entry, ...] | list[Entry]
@@ -296,8 +292,8 @@ def commit(
 
     None if nothing was written. Raises, before anything is changed: EditMisuse if the overlay has
     ended or is of another shard, if the session is closed, or wrote to the shard since the overlay
-    was made; OutOfBounds if no frame could carry it, or a text would become too large; InvalidValue
-    for a label that is too long. Heads are the caller's: they move when the frame is cut.
+    was made; TransactionTooLarge if no frame could carry it; OutOfBounds if a text would become too
+    large; InvalidValue for a label that is too long. Heads are the caller's: they move when the frame is cut.
     """
     if not overlay.writable:
         raise EditMisuse("this edit has ended already; it cannot be committed a second time")
@@ -315,7 +311,7 @@ def commit(
         return None
     _check_labels(type, actor, caused_by)
     _check_operations(written, len(texts))
-    _check_texts(shard, session, list(texts.items())[1:], _bytes_of(written))
+    _check_texts(shard, session, list(texts.items())[1:], operations_bytes(written))
     stamp = overlay.stamp()
     overlay.close()
     operations = list(written)
@@ -338,7 +334,7 @@ def _check_labels(*labels: str) -> None:
 def _check_operations(operations: Sequence[Operation], texts: int) -> None:
     """What every receiver will check of each operation."""
     if len(operations) + texts > MAX_OPERATIONS:
-        raise OutOfBounds(
+        raise TransactionTooLarge(
             f"{len(operations)} operations in one transaction, at most {MAX_OPERATIONS}: split it"
         )
     for operation in operations:
@@ -362,20 +358,8 @@ def _check_texts(
     for (document, path), edits in texts:
         state = shard.text(document, path)
         copy = TextState() if state is None else TextState.load(state.encode())
-        size += len(copy.edit(session, edits)) + _OPERATION_BYTES
+        size += operations_bytes([Operation(document, path, copy.edit(session, edits))])
     if size > _MAX_TRANSACTION_BYTES:
-        raise OutOfBounds(
+        raise TransactionTooLarge(
             f"a transaction of about {size} bytes, at most {_MAX_TRANSACTION_BYTES}: split it"
         )
-
-
-def _bytes_of(operations: Sequence[Operation]) -> int:
-    """What operations take in a frame at most, before compression."""
-    size = _OPERATION_BYTES * len(operations)
-    for _, path, payload, removals in operations:
-        size += len(path)
-        if payload is not None:
-            size += len(payload)
-        for removal in removals:
-            size += len(removal.path) + _SEEN_BYTES * len(removal.seen)
-    return size

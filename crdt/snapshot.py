@@ -3,7 +3,7 @@
 The bytes are [format, floor, frontier, heads, sessions, documents, texts, digest]; a document is
 [id, [path, session, seq, payload, …] …] in order of id and path, entries in order of dot, sessions
 as indexes into the table. One snapshot has one encoding: two replicas with the same state give the
-same bytes.
+same bytes, but for their texts, of which one state has many encodings (digests agree all the same).
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ from crdt.errors import (
     ReadOnly,
     SchemaError,
     ServiceError,
+    TransactionTooLarge,
     UnknownField,
 )
 from mesh.durability import Durability, FlushResult, FlushTimeout
-from mesh.editing import Backpressure, ReplicaClosed, TransactionTooLarge
+from mesh.editing import Backpressure, ReplicaClosed
 from mesh.environment import (
     CoordinatorUnavailable,
     Environment,

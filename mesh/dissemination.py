@@ -54,9 +54,12 @@ class SendQueue:
         self._add(False, message)
         return True
 
-    def push(self, frame: bytes) -> bool:
-        """Queue a frame; False if it was dropped for this peer. A frame may always go alone."""
-        if self._items and self.bytes + len(frame) > self._max_bytes:
+    def push(self, frame: bytes, *, asked: bool = False) -> bool:
+        """Queue a frame; False if it was dropped for this peer.
+
+        Never dropped: a frame that goes alone, and one that was asked for and waited for `room`.
+        """
+        if self._items and self.bytes + len(frame) > self._max_bytes and not (asked and self.room):
             self.dropped += 1
             self.behind = True
             return False

@@ -17,11 +17,9 @@ from crdt.access import Overlay, commit
 from crdt.document import Document, create_document, delete_document, document_id
 from crdt.errors import CallerError, CrossShardTransaction, EditMisuse, ServiceError
 from crdt.ids import shard_of
-from crdt.limits import MAX_LABEL_BYTES, MAX_OPERATIONS
-from crdt.types.text import Insert
+from crdt.limits import MAX_LABEL_BYTES
 from mesh.committer import Committer
 from mesh.core import Core
-from mesh.outbox import MAX_TRANSACTION_BYTES, operations_bytes
 from mesh.shards import ShardHost
 
 D = TypeVar("D", bound=Document)
@@ -37,10 +35,6 @@ class ReplicaClosed(CallerError):
     """The replica is not running: not started, closed, failed, or a fork's copy of another
     process's.
     """
-
-
-class TransactionTooLarge(CallerError):
-    """One transaction is larger than a frame can hold. Nothing was written; write it in several."""
 
 
 class Editor:
@@ -98,7 +92,7 @@ class Editor:
     def end(
         self, tick: int, host: ShardHost, overlay: Overlay, type_: str, actor: str, caused_by: str
     ) -> None:
-        """Commit. Raises EditMisuse, TransactionTooLarge; then nothing happened."""
+        """Commit. Raises EditMisuse and what `commit` does; then nothing happened."""
         what, self._open = self._open, ""
         if tick != self._ticks:
             overlay.close()
@@ -109,30 +103,14 @@ class Editor:
         if self.unusable:
             overlay.close()
             raise ReplicaClosed(self.unusable)
-        size = operations_bytes(overlay.operations)
-        if overlay.texts:
-            size += sum(
-                32 + (len(edit.text.encode()) if isinstance(edit, Insert) else 0)
-                for edits in overlay.texts.values()
-                for edit in edits
-            )
-        if size > MAX_TRANSACTION_BYTES or len(overlay.operations) > MAX_OPERATIONS:
-            overlay.close()
-            raise TransactionTooLarge(
-                f"the edit of {what} writes about {size} bytes in {len(overlay.operations)} "
-                f"operations, at most {MAX_TRANSACTION_BYTES} and {MAX_OPERATIONS}: split it"
-            )
         try:
             transaction = commit(host.lattice, overlay, type_, actor, caused_by)
         finally:
             overlay.close()
         if transaction is None:
             return
-        if overlay.texts:
-            size = operations_bytes(transaction.operations)
-        host.committed(transaction, size)
         committer = self._committer
-        committer.outbox_bytes += size
+        committer.outbox_bytes += host.committed(transaction)
         committer.wake()
         if self._core.watchers:
             self._core.watchers.transaction(transaction, self._core.session, mine=True)

@@ -123,6 +123,8 @@ class Exchange:
 
     def message(self, link: PeerLink, message: Message) -> None:
         """See `links.Conversation`."""
+        if self._links.get(link.name) is not link:
+            return  # Replaced by now: what an earlier session of the peer said counts no more.
         match message:
             case Frames():
                 self._frames(link, message)
@@ -256,6 +258,7 @@ class Exchange:
                 case _:
                     pass
         if uncertified:
+            link.unverified.update(sorted(uncertified)[:MAX_CERTIFICATES])
             link.send(WantCertificates(tuple(sorted(uncertified))[:MAX_CERTIFICATES]))
 
     def _journaled(self, link: PeerLink, message: Journaled) -> None:
@@ -312,6 +315,7 @@ class Exchange:
     def _served(self, link: PeerLink, message: Served) -> None:
         core = self._core
         self._requests.answered(message.shard, link.name)
+        self._requests.progress(link.name, core.now())
         peer = core.book.get(link.name)
         if message.shard >= len(core.hosts) or peer is None or not message.pruned:
             return
@@ -323,12 +327,14 @@ class Exchange:
     def _snapshot_part(self, link: PeerLink, part: SnapshotPart) -> None:
         core = self._core
         if not self._requests.expects(part.shard, link.name):
-            # Nobody may fill our memory with what we never asked for.
-            core.refuse("snapshot.refused", "Unasked", peer=link.name, detail="not asked for")
+            # Nobody may fill our memory with what we never asked for. What comes late, after
+            # another peer was asked or has sent the shard, is no garbage.
             link.assembly.clear()
-            link.refused()
+            if part.shard not in link.snapshots_asked:
+                core.refuse("snapshot.refused", "Unasked", peer=link.name, detail="not asked for")
+                link.refused()
             return
-        self._requests.progress(part.shard, link.name, core.now())
+        self._requests.progress(link.name, core.now())
         try:
             data = link.assembly.add(part)
         except CodecError as error:
@@ -338,7 +344,7 @@ class Exchange:
         if data is None:
             return
         found = self._ingest.snapshot(data, link.name)
-        if found is None or found[0].shard >= len(core.hosts):
+        if found is None or found[0].shard != part.shard:
             self._requests.joined(part.shard)
             link.refused()
             return
@@ -346,16 +352,17 @@ class Exchange:
         self._committer.join(core.hosts[opened.shard], snapshot, opened.chain, link.name)
 
     def _certificates(self, link: PeerLink, message: Certificates) -> None:
-        fresh = False
+        dropped = False
         for data in message.certificates:
             session = self._ingest.certificate(data, link.name)
             if session is None:
                 link.refused()
-            else:
-                fresh = fresh or session not in link.certified
-                link.certified.add(session)
-        if fresh:
-            # Frames that could not be verified were dropped: find them again.
+                continue
+            link.certified.add(session)
+            dropped = dropped or session in link.unverified
+        if dropped:
+            # Its frames could not be verified and were dropped: find them again.
+            link.unverified.clear()
             self.announce(link)
 
     # ------------------------------------------------------------------ asking and telling
@@ -370,6 +377,7 @@ class Exchange:
     def _want_snapshot(self, link: PeerLink, shard: int) -> None:
         if self._requests.snapshot(shard, link.name, self._core.now()):
             self._core.probe.event("repair.snapshot", peer=link.name, shard=shard)
+            link.snapshots_asked.add(shard)
             link.send(WantSnapshot(shard))
 
     def _tell(self, link: PeerLink, fresh: Mapping[int, Mapping[int, int]]) -> None:

@@ -97,6 +97,8 @@ class PeerLink:
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
         self.assembly = Assembly(MAX_SNAPSHOT_BYTES)
         self.certified: set[int] = set()
+        self.unverified: set[int] = set()
+        self.snapshots_asked: set[int] = set()
         self.untold: dict[int, dict[int, int]] = {}
         self.owes_summary = False
         self.owes_frontier: set[int] = set()
@@ -112,10 +114,13 @@ class PeerLink:
             self.end("it does not read what it asked for")
         self._outgoing.set()
 
-    def push(self, frame: bytes) -> None:
-        """Queue a frame; one that does not fit is dropped for this peer and repaired later."""
+    def push(self, frame: bytes, *, asked: bool = False) -> None:
+        """Queue a frame; one that does not fit is dropped for this peer and repaired later.
+
+        `asked`: the peer asked for it, and there was `room`; it always fits.
+        """
         behind = self.queue.behind
-        if not self.queue.push(frame) and not behind:
+        if not self.queue.push(frame, asked=asked) and not behind:
             self._core.probe.event("link.overflow", peer=self.name, bytes=self.queue.bytes)
         self._outgoing.set()
 

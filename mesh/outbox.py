@@ -12,13 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crdt.limits import MAX_OPERATIONS
-from crdt.operation import Operation, Transaction
+from crdt.operation import Transaction, bytes_of, operations_bytes
 from persistence.limits import MAX_BODY_BYTES
 
-MAX_TRANSACTION_BYTES = MAX_BODY_BYTES // 2
-"""Largest transaction by `operations_bytes`; half of a body, because text edits grow when encoded.
-"""
-_PER_OPERATION = 16
+MAX_TARGET_BYTES = MAX_BODY_BYTES // 2
+"""No frame is filled beyond this; one transaction alone may be, by the text edit it may hold besides."""
+_PER_TRANSACTION = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +32,18 @@ class Cut:
     transactions: tuple[Transaction, ...]
 
 
-def operations_bytes(operations: tuple[Operation, ...] | list[Operation]) -> int:
-    """About how many bytes operations take in a frame: good for bounds, never too low by much."""
-    total = 0
-    for document, path, payload, removals in operations:
-        total += _PER_OPERATION + len(document) + len(path)
-        if payload is not None:
-            total += len(payload)
-        for removal in removals:
-            total += 4 + len(removal.path) + 16 * len(removal.seen)
-    return total
+def transaction_bytes(transaction: Transaction) -> int:
+    """What a transaction takes in a frame at most, before compression."""
+    type_, actor, _, caused_by, operations = transaction
+    labels = bytes_of(type_) + bytes_of(actor) + bytes_of(caused_by)
+    return _PER_TRANSACTION + labels + operations_bytes(operations)
 
 
 class Outbox:
     """Own transactions of one shard between commit and cut."""
 
     def __init__(self, target_bytes: int) -> None:
-        self._target = min(target_bytes, MAX_TRANSACTION_BYTES)
+        self._target = min(target_bytes, MAX_TARGET_BYTES)
         self._pending: list[tuple[int, Transaction]] = []
         self.bytes = 0
         self.written = 0
@@ -63,11 +57,13 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, transaction: Transaction, size: int) -> None:
-        """A committed transaction; its seqs follow those of the one before."""
+    def add(self, transaction: Transaction) -> int:
+        """Take a committed transaction, whose seqs follow those of the one before: its size."""
+        size = transaction_bytes(transaction)
         self._pending.append((size, transaction))
         self.bytes += size
         self.written += len(transaction.operations)
+        return size
 
     def cut(self) -> list[Cut]:
         """Everything pending, as the contents of one frame or more; the outbox is empty

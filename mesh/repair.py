@@ -128,9 +128,14 @@ class Requests:
         fresh: list[Range] = []
         for wanted in ranges:
             upto, _, until = asked.get(wanted.session, (0, "", 0.0))
-            after = max(wanted.after, upto) if until > now else wanted.after
+            after = wanted.after
+            if until > now:
+                # The older part lapses when it would have; more on top of it never puts that off.
+                after = max(after, upto)
+            else:
+                until = now + self._patience
             if after < wanted.upto and len(asked) < MAX_SESSIONS:
-                asked[wanted.session] = (wanted.upto, peer, now + self._patience)
+                asked[wanted.session] = (wanted.upto, peer, until)
                 fresh.append(Range(wanted.session, after, wanted.upto))
         return tuple(fresh)
 
@@ -146,10 +151,11 @@ class Requests:
         """Whether this peer was asked for the shard, and nobody else since."""
         return self._snapshots.get(shard, ("", 0.0))[0] == peer
 
-    def progress(self, shard: int, peer: str, now: float) -> None:
-        """A part of the snapshot came: it stays asked for."""
-        if self.expects(shard, peer):
-            self._snapshots[shard] = (peer, now + self._patience)
+    def progress(self, peer: str, now: float) -> None:
+        """This peer answers, one request after the other: what it was asked for stays asked for."""
+        for shard, (name, _) in self._snapshots.items():
+            if name == peer:
+                self._snapshots[shard] = (peer, now + self._patience)
 
     def answered(self, shard: int, peer: str) -> None:
         """The peer has sent all it will of what it was asked for of this shard."""

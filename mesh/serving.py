@@ -112,7 +112,7 @@ class Serving:
         while heap:
             _, index, record = heapq.heappop(heap)
             await link.room()
-            link.push(record.data)
+            link.push(record.data, asked=True)
             count += 1
             if (found := await runs[index].next()) is not None:
                 heapq.heappush(heap, (found[0], index, found[1]))

@@ -66,10 +66,10 @@ class ShardHost:
     def __repr__(self) -> str:
         return f"<ShardHost {self.index}: {self.lattice!r}, {self.inbox!r}, {self.outbox!r}>"
 
-    def committed(self, transaction: Transaction, size: int) -> None:
-        """An own transaction was applied to the lattice and waits for the next cut."""
-        self.outbox.add(transaction, size)
+    def committed(self, transaction: Transaction) -> int:
+        """An own transaction was applied to the lattice and waits for the next cut: its size."""
         self._changed = True
+        return self.outbox.add(transaction)
 
     def draft(self, cut: Cut) -> Draft:
         """One cut as a draft that depends on all that is applied here. Seal it before the next."""

@@ -37,9 +37,16 @@ LOCK: Final = "lock"
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder (and its parents) that only its owner may enter. Raises StorageError."""
+    """Create a folder that only its owner may enter, on disk when this returns.
+
+    Missing parents are made too, with ordinary permissions; what exists stays as it is. Raises
+    StorageError.
+    """
     try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in missing:
+            sync_folder(each.parent)
     except OSError as fault:
         raise StorageError(f"cannot create the folder {folder}: {fault}") from fault
 

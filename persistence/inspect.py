@@ -90,7 +90,7 @@ def load_folder(directory: Path) -> LoadedFolder:
 def _reading(directory: Path, mesh: Genesis) -> Iterator[tuple[sqlite3.Connection, Path]]:
     journal = directory / layout.JOURNAL
     if not journal.is_file():
-        raise FolderError(f"{directory} holds no journal: no replica has run in it yet")
+        raise _never_used(directory)
     lock = directory / layout.LOCK
     # A folder restored without its lock file belongs to nobody; making one would change it.
     with layout.FolderLock(lock, owner=False) if lock.exists() else nullcontext():
@@ -101,18 +101,29 @@ def _reading(directory: Path, mesh: Genesis) -> Iterator[tuple[sqlite3.Connectio
                     for file in (journal, wal):
                         shutil.copyfile(file, Path(place) / file.name)
                     with closing(sqlite3.connect(Path(place) / journal.name)) as database:
-                        check_belongs(database, journal, mesh)
+                        _check_journal(database, journal, mesh)
                         yield database, journal
             else:
                 # `immutable` keeps SQLite from making files, and is true: we hold the lock.
                 uri = journal.resolve().as_uri() + "?mode=ro&immutable=1"
                 with closing(sqlite3.connect(uri, uri=True)) as database:
-                    check_belongs(database, journal, mesh)
+                    _check_journal(database, journal, mesh)
                     yield database, journal
         except sqlite3.Error as fault:
             raise explain(fault, journal) from fault
         except OSError as fault:
             raise StorageError(f"cannot read {journal}: {fault}") from fault
+
+
+def _check_journal(database: sqlite3.Connection, journal: Path, mesh: Genesis) -> None:
+    # A replica that was stopped while it made its journal leaves an empty one.
+    if database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+        raise _never_used(journal.parent)
+    check_belongs(database, journal, mesh)
+
+
+def _never_used(directory: Path) -> FolderError:
+    return FolderError(f"{directory} holds no journal: no replica has run in it yet; start one")
 
 
 def _frames(database: sqlite3.Connection, path: Path) -> Iterator[tuple[int, FrameRecord]]:

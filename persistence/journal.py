@@ -1,4 +1,4 @@
-"""What a journal's content means: recovery, cuts and compaction. Pure: the journal is a port.
+"""What a journal's content means, and how a frame is applied. Pure: the journal is a port.
 
 A journal holds, in apply order, every frame a replica has applied since its snapshots. Recovery
 joins the snapshots and applies what came after them; the result is the state at the last durable
@@ -7,14 +7,14 @@ append, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from crdt.errors import CodecError
 from crdt.ids import week_of
 from crdt.lattice import Shard
-from crdt.operation import Transaction, decode_body, operation_count, void
+from crdt.operation import Transaction, decode_body, operation_count
 from crdt.snapshot import ShardSnapshot, decode_snapshot
 from persistence.base import FrameError, FrameRecord, Journal, SnapshotRecord, StorageError
 from persistence.frame import Header
@@ -22,29 +22,6 @@ from persistence.sealing import Opener
 
 # How many frames recovery asks a journal for at once.
 _BATCH: Final = 512
-# Below this a snapshot would cost more than replaying what it saves.
-_MIN_FRAME_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """One shard at the instant of a frame cut: everything in it is in some frame.
-
-    Frontier, digest and snapshot belong together, and may be given out once the journal is durable
-    up to that instant: nothing unjournaled leaves.
-    """
-
-    shard: int
-    floor: int
-    frontier: Mapping[int, int]
-    heads: Mapping[int, int]
-    digest: bytes
-
-    @classmethod
-    def take(cls, number: int, shard: Shard) -> Cut:
-        """Shard `number` as it is now; shares nothing with it that can change."""
-        frontier, heads = dict(shard.frontier), dict(shard.heads)
-        return cls(number, shard.floor, frontier, heads, shard.digest())
 
 
 @dataclass(slots=True)
@@ -103,6 +80,13 @@ class Recovery:
             raise StorageError(f"{where} is refused: {fault}") from fault
         header = opened.header
         shard = self._shard(header.shard, record.shard, where)
+        kept = (record.session, record.first, record.last)
+        found = (header.session, header.first, header.last)
+        if kept != found:
+            raise StorageError(
+                f"{where} is kept as (session, first, last) {kept} and says {found}; move the "
+                "folder away and provision the replica anew: it gets the state back from its peers"
+            )
         if not applies(shard, header):
             raise StorageError(
                 f"{where} (shard {header.shard}, session {header.session}, seqs {header.first}.."
@@ -181,43 +165,11 @@ def apply_frame(shard: Shard, header: Header, transactions: Sequence[Transaction
     session, first, last = header.session, header.first, header.last
     if week_of(session) < shard.floor:
         return
-    if transactions is None:
-        # Every seq must be consumed, or the session's later frames would wait for ever.
-        nothing = (void(""),) * (last - first + 1)
-        transactions = (Transaction("", "", 0, "", nothing),)
     fresh = shard.frontier.get(session, 0) < last
-    shard.apply_transactions(session, first, transactions)
+    if transactions is None:
+        # Or the session's later frames would wait for ever.
+        shard.use_up(session, first, last)
+    else:
+        shard.apply_transactions(session, first, transactions)
     if fresh:
         shard.frame_applied(session, first, last, header.deps)
-
-
-def snapshot_due(frame_bytes: int, snapshot_bytes: int) -> bool:
-    """Whether a shard should be snapshotted: its frames since the last one outweigh that snapshot.
-
-    So what snapshots cost stays proportional to what is written, and the journal below three times
-    the state.
-    """
-    return frame_bytes >= max(snapshot_bytes, _MIN_FRAME_BYTES)
-
-
-def prunable(
-    snapshot: Mapping[int, int],
-    others: Iterable[Mapping[int, int]],
-    log: Mapping[int, int] | None = None,
-) -> dict[int, int]:
-    """Which frames of a shard may be forgotten: {session: highest seq}, for `Journal.prune`.
-
-    `snapshot` is the frontier of the own durable snapshot: nothing beyond it may go. Besides,
-    somebody else must be able to give the frame away: the log has it, or all `others` (frontiers of
-    everybody known, who might ask for it) have it themselves. With nobody known and no log only the
-    snapshot counts.
-    """
-    everybody = list(others)
-    upto: dict[int, int] = {}
-    for session, seq in snapshot.items():
-        held = min((frontier.get(session, 0) for frontier in everybody), default=seq)
-        if log is not None:
-            held = max(held, log.get(session, 0)) if everybody else log.get(session, 0)
-        if (safe := min(seq, held)) > 0:
-            upto[session] = safe
-    return upto

@@ -7,8 +7,9 @@ which a session uses once per shard: that is why a frame, once sealed, is kept a
 anew. The header is authenticated along with the body. One Ed25519 signature covers all frames of a
 flush.
 
-A snapshot's nonce is a hash of what it contains (as in SIV modes, RFC 5297): equal snapshots seal
-alike, different ones never share a nonce, and no state is needed.
+A snapshot's nonce is a keyed hash of its header and content (as in SIV modes, RFC 5297): equal
+snapshots seal alike, those that differ in anything never share a nonce, strangers learn nothing
+from it, and no state is needed.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ _FLUSH_CONTEXT: Final = b"statemesh flush 1\0"
 _SNAPSHOT_CONTEXT: Final = b"statemesh snapshot 1\0"
 _FRAME_KEY: Final = b"statemesh frame"
 _SNAPSHOT_KEY: Final = b"statemesh snapshot"
+_SNAPSHOT_NONCE_KEY: Final = b"statemesh snapshot nonce"
 _PLAIN: Final = b"\0"
 _DEFLATED: Final = b"\1"
 _NONCE_BYTES: Final = 12
@@ -190,9 +192,10 @@ class Sealer:
                 f"{_MAX_CONTENT_BYTES} bytes or {MAX_SNAPSHOT_SESSIONS} sessions; use more shards"
             )
         plain = _deflate(content)
-        nonce = blake2b(plain, digest_size=_NONCE_BYTES, person=b"statemesh-nonce").digest()
         genesis, session = self._genesis, self._key.session
-        header = pack([SNAPSHOT_VERSION, genesis.id, shard, session, genesis.key_id, stamp, nonce])
+        facts = [SNAPSHOT_VERSION, genesis.id, shard, session, genesis.key_id, stamp]
+        nonce = _snapshot_nonce(genesis, pack(facts), plain)
+        header = pack([*facts, nonce])
         cipher = self._ciphers.get(_SNAPSHOT_KEY, session, shard, genesis.key_id)
         sealed = cipher.encrypt(nonce, plain, header)
         signature = self._key.sign(_snapshot_message(header, sealed))
@@ -404,6 +407,14 @@ class _Ciphers:
 
 def _nonce(first: int) -> bytes:
     return first.to_bytes(_NONCE_BYTES, "big")
+
+
+def _snapshot_nonce(genesis: Genesis, facts: bytes, plain: bytes) -> bytes:
+    key = derive(genesis.keys[genesis.key_id], genesis.id, _SNAPSHOT_NONCE_KEY)
+    # `facts` says itself where it ends, so no two pairs run together into the same bytes.
+    digest = blake2b(facts, digest_size=_NONCE_BYTES, key=key, person=b"statemesh-nonce")
+    digest.update(plain)
+    return digest.digest()
 
 
 def _snapshot_message(header: bytes, sealed: bytes) -> bytes:

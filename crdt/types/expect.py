@@ -28,9 +28,17 @@ class Expectation(NamedTuple):
     accepts: Callable[[Any], bool]
 
 
+def printed(value: object) -> str:
+    """`repr(value)`, or its type where Python refuses that: an int of more than 4,300 digits."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__} that cannot be printed>"
+
+
 def refuse(label: str, expected: str, value: object) -> NoReturn:
     """Raise the InvalidValue that names the field, what it takes, and what came."""
-    shown = repr(value)
+    shown = printed(value)
     if len(shown) > _SHOWN:
         shown = shown[:_SHOWN] + "…"
     raise InvalidValue(f"{label} takes {expected}, not {type(value).__name__}: {shown}")

@@ -114,7 +114,7 @@ class MapEditor(Editor, Generic[K, C]):
         self._remove(key)
 
     def clear(self) -> None:
-        """Remove every key present here; one operation."""
+        """Remove every key present here; one operation. In a Map the child goes with them."""
         removal = self._access.removal(self._document, self._path, prefix=True)
         if removal is not None:
             self._access.write(self._document, self._path, None, (removal,))

@@ -117,11 +117,6 @@ _RULES: Final[dict[TypeCode, PayloadRule]] = {
 }
 
 
-def valid_payload(code: TypeCode, payload: bytes) -> bool:
-    """Whether a payload is well-formed for a type, at a place where that type's content may lie."""
-    return type(payload) is bytes and _RULES.get(code, nothing)(payload)
-
-
 def path_rule(path: bytes) -> PayloadRule:
     """The rule for what may be assigned at exactly this path. Raises CodecError if it is no path
     at all.

@@ -71,7 +71,7 @@ class SetEditor(Editor, collections.abc.MutableSet[T]):
             self._access.write(self._document, path, None, (removal,))
 
     def clear(self) -> None:
-        """Remove every element present here; one operation."""
+        """Remove every element present here; one operation. In a Map the child goes with them."""
         removal = self._access.removal(self._document, self._path, prefix=True)
         if removal is not None:
             self._access.write(self._document, self._path, None, (removal,))

@@ -157,21 +157,21 @@ def _measured(course: CourseResult) -> dict[str, Any]:
 
 
 def _show(console: Console, outcome: dict[str, Any], verdict: Verdict, folder: Path) -> None:
-    say = console.print
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
     say(
         f"{outcome['files']} modules, {outcome['findings']} findings, {outcome['updates']} updates "
-        f"by {outcome['agents']} agents in {outcome['wall_seconds']} s",
-        highlight=False,
+        f"by {outcome['agents']} agents in {outcome['wall_seconds']} s"
     )
     say(
         f"converged: {str(outcome['converged']).lower()} · lost: {outcome['lost']} of "
         f"{outcome['acknowledged']} acknowledged · double claims: {outcome['double_claims']}",
-        style="bold green" if verdict.good else "bold red",
-        highlight=False,
+        "bold green" if verdict.good else "bold red",
     )
     for problem in verdict.problems:
-        say(f"  {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
-    say(f"report, stubs and the agents' data: {folder}", markup=False, highlight=False)
+        say(f"  {problem}", "red")
+    say(f"report, stubs and the agents' data: {folder}")
 
 
 def _fail(message: str, code: int) -> NoReturn:

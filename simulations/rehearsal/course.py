@@ -62,7 +62,9 @@ class Course:
         self._gone: set[str] = set()
         board.modules = modules
         for name, roles in fleet.players.items():
-            board.rows[name] = Row(", ".join(roles), peers=len(fleet.players) - 1)
+            board.rows[name] = Row(
+                ", ".join(ROLES[role].short for role in roles), peers=len(fleet.players) - 1
+            )
 
     async def run(self) -> CourseResult:
         """Start the work, disturb it as planned, return when all is done and everybody has it.

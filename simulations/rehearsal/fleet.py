@@ -229,7 +229,7 @@ class Fleet:
 
     def _worker_said(self, message: dict[str, Any]) -> None:
         if message["kind"] == "ended" and self._worker is not None:
-            # Not fatal: agents go on without decisions. But it will not come back by itself.
+            # The agents would go on with all that commutes, but nothing would ever be final.
             self._fail(f"the Temporal worker ended: {self._worker.last_words()}")
 
     def _agent_said(self, name: str, message: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ class Heartbeat:
             report_progress(agent, self._progress(), now)
         self._desk.wrote()
         if self._keeps_workflow:
-            self._advance(now)
+            self._advance()
 
     def end(self) -> None:
         """The work is done. Nothing is written after this."""
@@ -72,7 +72,7 @@ class Heartbeat:
             complete_task(agent, now)
         self._desk.wrote()
         if self._keeps_workflow:
-            self._advance(now)
+            self._advance()
             with self._desk.replica.edit(WorkflowState, AUDIT) as workflow:
                 end_workflow(workflow, "completed", now)
             self._desk.wrote()
@@ -84,7 +84,7 @@ class Heartbeat:
                 start_workflow(workflow, STEPS[0], now)
             self._desk.wrote()
 
-    def _advance(self, now: datetime) -> None:
+    def _advance(self) -> None:
         index = self._desk.index
         reached = (
             len(index) >= self._modules,
@@ -97,5 +97,5 @@ class Heartbeat:
             if is_reached and step not in done:
                 following = STEPS[position + 1] if position + 1 < len(STEPS) else None
                 with self._desk.replica.edit(WorkflowState, AUDIT) as workflow:
-                    complete_step(workflow, step, now, following)
+                    complete_step(workflow, step, datetime.now(UTC), following)
                 self._desk.wrote()

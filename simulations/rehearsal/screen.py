@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _EVENTS_SHOWN = 8
-_PLAIN_STEP = 0.1
+_PLAIN_STEPS = 10
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Screen:
         if self._live is not None:
             self._live.update(self._picture(board))
         elif board.done >= self._plain_next:
-            self._plain_next = board.done + _PLAIN_STEP
+            self._plain_next = (int(board.done * _PLAIN_STEPS) + 1) / _PLAIN_STEPS
             self.say(
                 f"{board.done:4.0%} done: {board.final}/{board.modules} modules final, "
                 f"{board.findings} findings, {board.acknowledged} updates acknowledged"
@@ -114,13 +114,14 @@ class Screen:
 
 def _table(board: Board) -> Table:
     table = Table(expand=False, pad_edge=False)
-    for title in ("agent", "doing"):
-        table.add_column(title, no_wrap=True, max_width=44)
+    for title, width in (("agent", 26), ("role", 30), ("doing", 44)):
+        table.add_column(title, no_wrap=True, max_width=width)
     for title in ("updates", "lag", "links"):
         table.add_column(title, justify="right")
     for name, row in sorted(board.rows.items()):
         table.add_row(
             name,
+            row.role,
             row.task,
             str(row.updates),
             str(row.lag),

@@ -45,6 +45,15 @@ def test_takes_ints_only(value: object) -> None:
         setattr(tally, "total", value)  # noqa: B010 - mypy would refuse the assignment
 
 
+def test_shows_also_what_python_does_not_print() -> None:
+    """Python refuses to print ints of more than 4,300 digits; a member may write one."""
+    site = Site(1)
+    with site.edit(Tally) as tally:
+        tally.total = 10**5000
+        tally.by_key["k"] = 10**5000
+    assert repr(site.view(Tally)).startswith("<Tally/1 total=<int")
+
+
 def test_of_any_size() -> None:
     site, other = Site(1), Site(2)
     with site.edit(Tally) as tally:

@@ -27,7 +27,6 @@ from crdt.types.rules import (
     PRESENCE,
     PRESENT,
     valid_assignment,
-    valid_payload,
 )
 
 MAP = field_path("m", TypeCode.MAP)
@@ -198,23 +197,27 @@ def test_what_may_not(path: bytes, payload: bytes) -> None:
     assert not valid_assignment(path, payload)
 
 
+REGISTER = field_path("x", TypeCode.REGISTER)
+COUNTER = field_path("x", TypeCode.COUNTER)
+
+
 @given(stored, st.integers(0, MAX_STAMP))
 def test_the_quick_proof_agrees_with_the_thorough_one(value: Any, stamp: int) -> None:
     payload = encode_stamped(stamp, value)
-    assert valid_payload(TypeCode.REGISTER, payload)
-    assert valid_payload(TypeCode.COUNTER, encode(value)) == (type(value) is int)
-    assert not valid_payload(TypeCode.REGISTER, payload + b"\x00")
+    assert valid_assignment(REGISTER, payload)
+    assert valid_assignment(COUNTER, encode(value)) == (type(value) is int)
+    assert not valid_assignment(REGISTER, payload + b"\x00")
 
 
 @given(st.binary(max_size=16), st.sampled_from(list(TypeCode)))
 def test_rules_are_total(payload: bytes, code: TypeCode) -> None:
-    assert valid_payload(code, payload) in (True, False)
-    assert valid_payload(TypeCode.REGISTER, b"\x92\xcf" + b"\x01" * 8 + payload) in (True, False)
+    assert valid_assignment(field_path("x", code), payload) in (True, False)
+    assert valid_assignment(REGISTER, b"\x92\xcf" + b"\x01" * 8 + payload) in (True, False)
 
 
 def test_the_deepest_value_is_valid_in_a_register() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH):
         value = {"k": value}
-    assert valid_payload(TypeCode.REGISTER, encode_stamped(STAMP, value))
-    assert not valid_payload(TypeCode.REGISTER, pack([STAMP, [value]]))
+    assert valid_assignment(REGISTER, encode_stamped(STAMP, value))
+    assert not valid_assignment(REGISTER, pack([STAMP, [value]]))

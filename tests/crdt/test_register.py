@@ -94,6 +94,13 @@ def test_a_wrong_type_is_refused_by_name(field: str, value: object, expected: st
     assert site.operations() == 0
 
 
+def test_what_python_does_not_print_is_refused_by_name() -> None:
+    """It raises ValueError for the repr of an int of more than 4,300 digits."""
+    for value, shown in ((10**5000, "not int: <int"), ([10**5000], "not list: <list")):
+        with Site(1).edit(Note) as note, pytest.raises(InvalidValue, match=f"title.*{shown}"):
+            note.title = value  # type: ignore[assignment]
+
+
 def test_what_no_type_can_hold_is_refused_by_the_codec() -> None:
     with Site(1).edit(Note) as note, pytest.raises(InvalidValue, match="naive"):
         note.at = datetime(2026, 1, 1)

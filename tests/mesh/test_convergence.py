@@ -12,8 +12,9 @@ import pytest
 from crdt.operation import Operation
 from mesh import Durability, Replica
 from mesh.environment import Link
-from mesh.links import LinkTimes
-from tests.mesh.world import Note, Task, World, converged, eventually, running
+from mesh.links import LinkTimes, PeerLink
+from mesh.serving import Serving
+from tests.mesh.world import Note, Task, World, converged, eventually, running, same
 
 
 def scribble(replica: Replica, rng: random.Random, count: int) -> None:
@@ -208,6 +209,62 @@ async def test_a_silent_peer_is_given_up(memory_world: World) -> None:
     async with running(a, b):
         await eventually(lambda: world.probes["a"].counts["link.down"] > 0, "given up")
         assert "silent" in str(world.probes["a"].latest["link.down"]["reason"])
+
+
+async def test_a_snapshot_that_comes_late_is_no_garbage(
+    memory_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = Serving._snapshot
+
+    async def late(self: Serving, link: PeerLink, shard: int) -> None:
+        await asyncio.sleep(0.1)
+        await serve(self, link, shard)
+
+    monkeypatch.setattr("mesh.exchange.ASK_AGAIN_S", 0.03)
+    monkeypatch.setattr("mesh.repair.SNAPSHOT_PART_BYTES", 200)
+    monkeypatch.setattr(Serving, "_snapshot", late)
+    world = memory_world
+    a = world.replica("a", replica__snapshot_every_frames=10)
+    async with running(a):
+        for number in range(3_000):
+            with a.edit(Note, "{one}" + str(number % 500)) as note:
+                note.text = str(number)
+        await a.flush()
+        b = world.replica("b", "a")
+        async with running(b):
+            await converged(a, b)
+            counts = world.probes["b"].counts
+            await eventually(lambda: counts["repair.snapshot"] > 1, "asked again meanwhile")
+            await asyncio.sleep(0.3)
+            assert (counts["snapshot.refused"], counts["link.down"]) == (0, 0)
+
+
+async def test_frames_dropped_for_want_of_a_certificate_are_fetched_with_it(
+    memory_world: World,
+) -> None:
+    world = memory_world
+    slow = {"replica__anti_entropy_interval_s": 1000}
+    author = world.replica("author")
+    a, b = world.replica("a", "author", "b", **slow), world.replica("b", **slow)
+    async with running(author, a, b):
+        exchange = a._check().exchange
+        await eventually(lambda: len(exchange.links) == 2, "linked")
+        for text in ("before", "after"):
+            with author.edit(Note, "1") as note:
+                note.text = text
+            if text == "after":
+                # b had the author's certificate when it greeted a, and has lost it since.
+                b._check().core.trust._sessions._entries.pop(author.session)
+            await eventually(lambda: same(a, author), "a has it")
+            await a.flush()
+            exchange.announce(exchange.links["b"])
+            await eventually(lambda: same(a, b), "b has it", within=3)
+            if text == "before":
+                world.network.cut("a", "b")
+                await eventually(lambda: "b" not in exchange.links, "cut")
+                world.network.heal()
+                await eventually(lambda: "b" in exchange.links, "linked anew")
+        assert world.probes["b"].counts["frame.uncertified"] > 0
 
 
 async def test_a_slow_peer_is_repaired_and_never_waited_for(memory_world: World) -> None:

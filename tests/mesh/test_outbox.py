@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from crdt.operation import Operation, Removal, Transaction
-from mesh.outbox import Outbox, operations_bytes
+from crdt.limits import MAX_BODY_BYTES
+from crdt.operation import Operation, Removal, Transaction, encode_body
+from mesh.outbox import Outbox, transaction_bytes
 
 
 def transaction(stamp: int, operations: int = 1, size: int = 10) -> Transaction:
@@ -13,7 +14,7 @@ def transaction(stamp: int, operations: int = 1, size: int = 10) -> Transaction:
 
 def add(outbox: Outbox, *transactions: Transaction) -> None:
     for one in transactions:
-        outbox.add(one, operations_bytes(one.operations))
+        outbox.add(one)
 
 
 def test_a_cut_takes_everything_as_one_frame() -> None:
@@ -47,13 +48,26 @@ def test_large_cuts_are_split_between_transactions_only() -> None:
     assert all(len(cut.transactions) == 1 for cut in cuts if cut.stamp == 99)
 
 
-def test_sizes_are_not_too_low() -> None:
-    from crdt.operation import encode_body
-
+def test_sizes_are_never_too_low() -> None:
     removal = Removal(b"path", False, tuple((session << 42, 2**40) for session in range(1, 50)))
     operations = tuple(
-        Operation(f"Task/{number}", b"path%d" % number, b"x" * number, (removal,))
+        Operation(f"Task/{number}\N{GRINNING FACE}", b"path%d" % number, b"x" * number, (removal,))
         for number in range(100)
     )
-    size = len(encode_body([Transaction("t", "a", 1, "", operations)]))
-    assert size < 1.2 * operations_bytes(operations) + 2_000
+    heavy = Transaction("t", "a", 1, "", operations)
+    # Nearly nothing but labels, none of which was there before.
+    light = [
+        Transaction(f"{number:0254}ü", f"{number:0256}", 2**63, f"{number}", operations[:1])
+        for number in range(100)
+    ]
+    for transactions in ([heavy], light):
+        assert len(encode_body(transactions)) <= sum(map(transaction_bytes, transactions)) + 32
+
+
+def test_a_burst_of_long_labels_fits_its_frames() -> None:
+    outbox = Outbox(2 << 20)
+    for number in range(20_000):
+        outbox.add(transaction(number)._replace(caused_by=f"{number:0256}"))
+    bodies = [encode_body(cut.transactions) for cut in outbox.cut()]
+    assert len(bodies) > 2
+    assert max(map(len, bodies)) <= MAX_BODY_BYTES

@@ -70,13 +70,29 @@ def test_nobody_is_asked_twice_until_it_lapses() -> None:
     assert requests.ranges(0, (Range(1, 3, 15),), "a", now=7) == (Range(1, 3, 15),)
 
 
+def test_a_request_lapses_however_much_is_asked_for_on_top_of_it() -> None:
+    requests = Requests(patience=5)
+    for now in range(6):
+        (wanted,) = requests.ranges(0, (Range(1, 0, 10 + now),), "a", now)
+    assert wanted == Range(1, 0, 15)
+
+
+def test_a_peer_that_works_through_its_queue_keeps_what_it_was_asked_for() -> None:
+    requests = Requests(patience=5)
+    assert requests.snapshot(0, "a", now=0)
+    assert requests.snapshot(1, "a", now=0)
+    requests.progress("a", now=4)
+    assert not requests.snapshot(1, "b", now=8)
+    assert requests.snapshot(1, "b", now=9)
+
+
 def test_one_snapshot_of_a_shard_at_a_time() -> None:
     requests = Requests(patience=5)
     assert requests.snapshot(0, "a", now=0)
     assert requests.expects(0, "a")
     assert not requests.expects(0, "b")
     assert not requests.snapshot(0, "b", now=4)
-    requests.progress(0, "a", now=4)
+    requests.progress("a", now=4)
     assert not requests.snapshot(0, "b", now=8)
     assert requests.snapshot(0, "b", now=10)
     requests.gone("b")
@@ -120,6 +136,7 @@ def test_a_send_queue_keeps_order_and_its_bound() -> None:
     assert not queue
     assert queue.bytes == 0
     assert queue.push(b"d" * 500), "a frame may always go alone"
+    assert queue.push(b"e" * 500, asked=True), "and so may one that was asked for and has room"
     flood = SendQueue(100)
     assert not all(flood.offer(b"x") for _ in range(10_000))
 

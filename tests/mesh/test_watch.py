@@ -89,6 +89,25 @@ async def test_watching_ends_with_the_replica(memory_world: World) -> None:
     assert await reading == ["Task/1"]
 
 
+async def test_a_watch_that_nobody_reads_any_more_is_gone(memory_world: World) -> None:
+    replica = memory_world.replica("a")
+    async with running(replica):
+
+        async def first() -> Change:
+            async for found in replica.watch(Task):
+                return found
+            raise AssertionError("no change")
+
+        reading = asyncio.create_task(first())
+        await asyncio.sleep(0)
+        assert replica.status()["watchers"] == 1
+        with replica.edit(Task, "1") as task:
+            task.effort += 1
+        assert (await reading).document == "Task/1"
+        del reading
+        assert replica.status()["watchers"] == 0
+
+
 async def test_a_joined_snapshot_is_a_change(memory_world: World) -> None:
     a = memory_world.replica("a", replica__snapshot_every_frames=10)
     async with running(a):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from crdt.codec import pack, unpack
 from crdt.errors import CallerError, InvalidId
+from persistence import folder
 from persistence.base import FolderError, FrameError, StorageError
 from persistence.frame import BadSignature, ForeignMesh, UnknownVersion
 from persistence.identity import (
@@ -53,6 +54,22 @@ def test_a_replica_gets_everything_it_needs_and_nothing_more(
     assert {mode(path) for path in (*place.iterdir(), *authority.iterdir())} == {0o600}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["identity"], "no draft stays"
     assert found.mesh.keys[1].hex() not in repr(found) + str(found.mesh) + repr(found.mesh)
+
+
+def test_every_new_folder_is_on_disk_and_not_only_in_its_cache(
+    authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+    sync = folder.sync_folder
+
+    def noted(path: Path) -> None:
+        synced.add(path)
+        sync(path)
+
+    monkeypatch.setattr(folder, "sync_folder", noted)
+    provision(authority, tmp_path / "agents" / "a", "agent-a")
+    assert synced >= {tmp_path, tmp_path / "agents", tmp_path / "agents" / "a"}
+    assert mode(tmp_path / "agents" / "a") == 0o700
 
 
 def test_provisioning_again_changes_nothing(authority: Path, tmp_path: Path) -> None:

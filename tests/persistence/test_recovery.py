@@ -7,24 +7,20 @@ import hashlib
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crdt.lattice import Shard
 from persistence.base import FolderError, FrameRecord, Journal, StorageError
 from persistence.frame import frame_hash
 from persistence.identity import create_genesis, open_identity, provision
 from persistence.inspect import load_folder
-from persistence.journal import (
-    Cut,
-    prunable,
-    read_transactions,
-    recover,
-    recover_journal,
-    snapshot_due,
-)
+from persistence.journal import apply_frame, read_transactions, recover, recover_journal
+from persistence.limits import MAX_FRAME_OPERATIONS
 from persistence.memory import MemoryJournal
 from persistence.sealing import Draft
 from persistence.sqlite import open_journal
@@ -136,6 +132,9 @@ async def test_forged_or_misplaced_records_are_told() -> None:
     moved = FrameRecord(1, record.session, 1, 1, True, record.data)
     with pytest.raises(StorageError, match="kept under shard 1 and belongs to 0"):
         recover([], [(1, moved)], make_opener(MESH))
+    for wrong in (replace(record, session=1), replace(record, last=2)):
+        with pytest.raises(StorageError, match="position 1 is kept as"):
+            recover([], [(1, wrong)], make_opener(MESH))
     forged = FrameRecord(0, record.session, 1, 1, True, record.data[:-1] + b"!")
     with pytest.raises(StorageError, match="position 1 is refused"):
         recover([], [(1, forged)], make_opener(MESH))
@@ -172,37 +171,21 @@ def test_a_body_with_another_number_of_operations_is_void() -> None:
     assert read_transactions(header, body) is None
 
 
-FRONTIERS = st.dictionaries(st.integers(1, 4), st.integers(1, 9))
-
-
-@settings(deadline=None)
-@given(FRONTIERS, st.lists(FRONTIERS, max_size=3), st.none() | FRONTIERS)
-def test_nothing_is_pruned_that_somebody_may_still_ask_for(
-    snapshot: dict[int, int], others: list[dict[int, int]], log: dict[int, int] | None
-) -> None:
-    upto = prunable(snapshot, others, log)
-    for session, seq in upto.items():
-        assert 0 < seq <= snapshot[session], "the own snapshot contains it"
-        in_log = log is not None and seq <= log.get(session, 0)
-        everybody = all(seq <= frontier.get(session, 0) for frontier in others)
-        assert in_log or (everybody and (others or log is None))
-    if not others and log is None:
-        assert upto == snapshot
-
-
-def test_snapshots_are_due_when_replay_would_cost_more() -> None:
-    assert not snapshot_due(1000, 0)
-    assert snapshot_due(2 << 20, 1 << 20)
-    assert not snapshot_due(2 << 20, 3 << 20)
-
-
-def test_a_cut_is_of_one_instant() -> None:
+def test_a_void_frame_costs_no_more_than_its_bytes() -> None:
+    """However many operations its header claims: nobody may make others work by a claim."""
     a = make_writer(MESH, "agent-a")
-    a.write((0, "Task/1", 1))
-    cut = Cut.take(0, a.shards[0])
-    a.write((0, "Task/1", 2))
-    assert cut.frontier == cut.heads == {a.sealer.session: 1}
-    assert cut.digest != a.shards[0].digest()
+    (raw,) = a.sealer.seal([Draft(0, 1, MAX_FRAME_OPERATIONS, (), 1, None, b"x")])
+    header, body = make_opener(MESH).open(raw)
+    shard = Shard()
+    performed: list[int] = []
+    shard.apply_transactions = (  # type: ignore[method-assign]
+        lambda *_: performed.append(1)
+    )
+    apply_frame(shard, header, read_transactions(header, body))
+    assert performed == []
+    assert shard.frontier == shard.heads == {a.sealer.session: MAX_FRAME_OPERATIONS}
+    apply_frame(shard, header, None)
+    assert shard.frontier == {a.sealer.session: MAX_FRAME_OPERATIONS}
 
 
 # ---------------------------------------------------------------------------- folders from outside
@@ -306,6 +289,10 @@ def test_folders_that_hold_nothing_to_read(tmp_path: Path) -> None:
         load_folder(folder)
     with pytest.raises(FolderError, match="holds no identity"):
         load_folder(tmp_path / "nowhere")
+    # What a replica leaves that was stopped before its journal was made.
+    (folder / "journal.sqlite").touch()
+    with pytest.raises(FolderError, match="no replica has run in it"):
+        load_folder(folder)
     asyncio.run(open_journal(folder).close())
     assert list(load_folder(folder).transactions()) == []
     (folder / "lock").unlink()

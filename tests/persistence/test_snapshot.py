@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt.codec import pack
+from crdt.codec import pack, unpack
 from crdt.snapshot import decode_snapshot
 from persistence import sealing
 from persistence.base import FrameError
+from persistence.certificates import SessionKey
 from persistence.frame import ForeignMesh, Malformed, frame_hash
+from persistence.sealing import Sealer
 from tests.persistence.world import make_mesh, make_opener, make_writer
 
 MESH = make_mesh()
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
 def test_a_snapshot_brings_state_chain_and_certificates() -> None:
@@ -42,6 +48,32 @@ def test_equal_snapshots_seal_alike_and_different_ones_share_no_nonce() -> None:
     opener = make_opener(MESH)
     assert opener.open_snapshot(seal(1, b"y" * 10_000, [], {}, 5)).body == b"y" * 10_000
     assert len(seal(1, b"y" * 10_000, [], {}, 5)) < 2_000
+
+
+def test_a_snapshot_nonce_is_used_for_one_header_and_content_only() -> None:
+    """Under AES-GCM one nonce for two headers gives the authentication key away."""
+    seal = make_writer(MESH, "agent-a").sealer.seal_snapshot
+    assert snapshot_nonce(seal(1, b"x", [], {}, 5)) != snapshot_nonce(seal(1, b"x", [], {}, 6))
+    assert snapshot_nonce(seal(1, b"x", [], {}, 5)) != snapshot_nonce(seal(2, b"x", [], {}, 5))
+    assert snapshot_nonce(seal(1, b"x", [], {}, 5)) != snapshot_nonce(seal(1, b"y", [], {}, 5))
+
+
+def test_a_snapshot_nonce_tells_strangers_nothing() -> None:
+    """It is keyed: whoever guesses what a snapshot contains cannot see that he is right."""
+    writer = make_writer(MESH, "agent-a")
+    genesis = writer.identity.mesh
+    other_keys = replace(genesis, keys={1: bytes(32)})
+    stranger = Sealer(
+        replace(writer.identity, mesh=other_keys), SessionKey(writer.sealer.session, b"", KEY)
+    )
+    same = writer.sealer.seal_snapshot(1, b"x", [], {}, 5)
+    assert snapshot_nonce(same) != snapshot_nonce(stranger.seal_snapshot(1, b"x", [], {}, 5))
+
+
+def snapshot_nonce(raw: bytes) -> bytes:
+    nonce = unpack(unpack(raw)[0])[-1]
+    assert type(nonce) is bytes
+    return nonce
 
 
 def test_snapshots_of_another_mesh_or_shard() -> None:

@@ -18,11 +18,16 @@ from typing import Any
 
 import pytest
 
+from crdt.access import ShardView
 from crdt.ids import shard_of
 from persistence.inspect import load_folder
 from simulations.checkers import Acknowledged
+from simulations.rehearsal.audit import AUDIT, Fleet
+from simulations.rehearsal.heartbeat import STEPS
 from simulations.rehearsal.keep import MARKER
+from simulations.rehearsal.roles import ROLES
 from simulations.rehearsal.verdict import Verdict, judge, tasks_in
+from workflows.state import AgentState, WorkflowState, steps_completed
 
 MODULES = 25
 KEYS = [
@@ -127,6 +132,26 @@ def test_all_folders_show_the_same_documents(run: Run) -> None:
     assert {str(task.machine.value["state"]) for task in tasks.values() if task.machine.value} == {
         "accepted", "rework",
     }  # fmt: skip
+
+
+def test_agents_and_workflow_say_that_they_are_done(run: Run) -> None:
+    folder = load_folder(run.agents[0])
+    documents = {
+        document: ShardView(shard)
+        for shard in folder.shards.values()
+        for document in shard.documents()
+    }
+    for path in run.agents:
+        name = f"AgentState/{path.name}"
+        agent = AgentState.bind(documents[name], name)
+        assert (agent.status, agent.progress) == ("completed", 1.0)
+    name = f"WorkflowState/{AUDIT}"
+    workflow = WorkflowState.bind(documents[name], name)
+    assert workflow.status == "completed"
+    assert steps_completed(workflow) == list(STEPS)
+    name = f"Fleet/{AUDIT}"
+    fleet = Fleet.bind(documents[name], name)
+    assert set(fleet.parts) == set(ROLES)
 
 
 def test_a_broken_and_an_unreadable_file_are_one_finding_each(run: Run) -> None:

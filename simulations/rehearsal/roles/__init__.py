@@ -22,10 +22,11 @@ from simulations.rehearsal.source import Analysis, SourceModule, SourceTree
 class Role:
     """`prepare` looks at the whole tree once; `analyse` at one module, given what prepare returned.
 
-    A leading role may claim modules: it answers for one until it is analysed.
+    A leading role may claim modules: it answers for one until analysed. `short` is for tables.
     """
 
     name: str
+    short: str
     prepare: Callable[[SourceTree], Any]
     analyse: Callable[[SourceModule, Any], Analysis]
     leads: bool
@@ -38,12 +39,20 @@ DOCUMENTATION = "documentation-generator"
 ROLES: Mapping[str, Role] = {
     role.name: role
     for role in (
-        Role(REQUIREMENTS, requirements.prepare, requirements.analyse, leads=False),
-        Role("architecture-designer", architecture.prepare, architecture.analyse, leads=True),
-        Role("code-generator", generation.prepare, generation.analyse, leads=True),
-        Role("test-generator", testing.prepare, testing.analyse, leads=True),
-        Role(REVIEWER, review.prepare, review.analyse, leads=False),
-        Role("security-analyst", security.prepare, security.analyse, leads=True),
-        Role(DOCUMENTATION, documentation.prepare, documentation.analyse, leads=True),
+        Role(REQUIREMENTS, "requirements", requirements.prepare, requirements.analyse, leads=False),
+        Role(
+            "architecture-designer",
+            "architecture",
+            architecture.prepare,
+            architecture.analyse,
+            leads=True,
+        ),
+        Role("code-generator", "stubs", generation.prepare, generation.analyse, leads=True),
+        Role("test-generator", "tests", testing.prepare, testing.analyse, leads=True),
+        Role(REVIEWER, "review", review.prepare, review.analyse, leads=False),
+        Role("security-analyst", "security", security.prepare, security.analyse, leads=True),
+        Role(
+            DOCUMENTATION, "documentation", documentation.prepare, documentation.analyse, leads=True
+        ),
     )
 }
