@@ -293,7 +293,8 @@ def commit(
     None if nothing was written. Raises, before anything is changed: EditMisuse if the overlay has
     ended or is of another shard, if the session is closed, or wrote to the shard since the overlay
     was made; TransactionTooLarge if no frame could carry it; OutOfBounds if a text would become too
-    large; InvalidValue for a label that is too long. Heads are the caller's: they move when the frame is cut.
+    large; InvalidValue for a label that is too long. Heads are the caller's: they move when the
+    frame is cut.
     """
     if not overlay.writable:
         raise EditMisuse("this edit has ended already; it cannot be committed a second time")

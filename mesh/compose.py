@@ -10,6 +10,7 @@ replica. Nothing on disk changes before it is certain that the folder is this re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import ipaddress
 import re
@@ -18,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from crdt.errors import CallerError
+from crdt.errors import CallerError, MeshError
 from mesh.environment import Coordinator, Environment
 from mesh.instrumentation import LoggingProbe
 from mesh.replica import Replica
@@ -61,7 +62,7 @@ async def open_replica(
     """
     clock, entropy = SystemClock(), SystemEntropy()
     probe = probe or LoggingProbe()
-    chosen, identity, journal = await asyncio.to_thread(_prepare, Path(path), settings, overrides)
+    chosen, identity, journal = await _prepared(Path(path), settings, overrides)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         transport = await asyncio.to_thread(TcpTransport, identity, chosen.peers, probe)
@@ -97,6 +98,19 @@ def identity_of(folder: Path, settings: Settings) -> Identity:
             "use another folder, or leave the name out"
         )
     return identity
+
+
+async def _prepared(
+    path: Path, settings: Settings | None, overrides: dict[str, Any]
+) -> tuple[Settings, Identity, SqliteJournal]:
+    """`_prepare` in a thread. It can't be stopped there: who gives up waits, and frees the folder."""
+    work = asyncio.ensure_future(asyncio.to_thread(_prepare, path, settings, overrides))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with contextlib.suppress(MeshError):
+            await (await work)[2].close()
+        raise
 
 
 def _prepare(

@@ -258,7 +258,7 @@ class Exchange:
                 case _:
                     pass
         if uncertified:
-            link.unverified.update(sorted(uncertified)[:MAX_CERTIFICATES])
+            link.dropped_uncertified = True
             link.send(WantCertificates(tuple(sorted(uncertified))[:MAX_CERTIFICATES]))
 
     def _journaled(self, link: PeerLink, message: Journaled) -> None:
@@ -352,17 +352,15 @@ class Exchange:
         self._committer.join(core.hosts[opened.shard], snapshot, opened.chain, link.name)
 
     def _certificates(self, link: PeerLink, message: Certificates) -> None:
-        dropped = False
         for data in message.certificates:
             session = self._ingest.certificate(data, link.name)
             if session is None:
                 link.refused()
                 continue
             link.certified.add(session)
-            dropped = dropped or session in link.unverified
-        if dropped:
-            # Its frames could not be verified and were dropped: find them again.
-            link.unverified.clear()
+        if link.dropped_uncertified:
+            # Find the frames again. What is asked for from now on comes after all certificates.
+            link.dropped_uncertified = False
             self.announce(link)
 
     # ------------------------------------------------------------------ asking and telling

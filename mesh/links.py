@@ -97,7 +97,7 @@ class PeerLink:
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
         self.assembly = Assembly(MAX_SNAPSHOT_BYTES)
         self.certified: set[int] = set()
-        self.unverified: set[int] = set()
+        self.dropped_uncertified = False
         self.snapshots_asked: set[int] = set()
         self.untold: dict[int, dict[int, int]] = {}
         self.owes_summary = False

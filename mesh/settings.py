@@ -85,13 +85,14 @@ class ReplicaSettings(_Section):
     """Size of the journal from which snapshots are taken and old frames pruned at once. Larger:
     peers that were away longer can catch up by frames instead of by a snapshot."""
     owed_bytes_max: int = Field(default=67_108_864, ge=65_536)
-    """Bytes written but not yet on the disk or due to connected peers from which edits raise
-    `Backpressure`. Larger: longer bursts; smaller: less memory."""
+    """Bytes applied but not yet on the disk from which edits raise `Backpressure` and no more frames
+    are read from peers. Larger: longer bursts; smaller: less memory."""
     inbox_frames_max: int = Field(default=10_000, ge=16, le=10_000_000)
-    """Received frames that may wait for the frames they depend on. Above it the newest are dropped
-    and asked for again."""
+    """Received frames that may wait for the frames they depend on, an equal part of them (at least
+    64) in each shard. Above it the newest are dropped and asked for again."""
     inbox_bytes_max: int = Field(default=67_108_864, ge=1_048_576)
-    """Bytes of received frames that may wait for the frames they depend on; as above."""
+    """Bytes of received frames that may wait for the frames they depend on; as above, but at least
+    the largest frame in each shard."""
     anti_entropy_interval_s: float = Field(default=1.0, gt=0, le=3_600)
     """Seconds between two comparisons with a random peer. Shorter: a lost message is found sooner;
     longer: less idle traffic (about 100 bytes a shard)."""
@@ -125,12 +126,14 @@ class PeersSettings(_Section):
     longest is dropped, so strangers who connect and stay silent cannot keep members out."""
     handshake_timeout_s: float = Field(default=5.0, gt=0, le=120)
     """Seconds for connecting and proving membership, both ways. Should exceed four round trips."""
-    message_bytes_max: int = Field(default=8_388_608, ge=65_536, le=268_435_456)
-    """Largest message on a link; the link of a peer that announces a larger one is closed. Must
-    hold the largest frame, and be the same in the whole mesh. Smaller: peers cost less memory."""
+    message_bytes_max: int = Field(default=8_388_608, ge=8_388_608, le=268_435_456)
+    """Largest message on a link; the link of a peer that announces a larger one is closed. Must be
+    the same in the whole mesh. This version sends none above the default, which holds the largest
+    frame."""
     send_buffer_bytes: int = Field(default=1_048_576, ge=4_096, le=1_073_741_824)
-    """Bytes a link takes before its sender has to wait for the peer. Larger: better throughput on
-    long ways; smaller: less memory per slow peer."""
+    """Bytes handed to a link before its sender waits for the peer; four times as much may queue
+    behind them, and what is more is left out and fetched by the peer later. Larger: better
+    throughput on long ways; smaller: less memory per slow peer."""
     send_timeout_s: float = Field(default=30.0, gt=0, le=3_600)
     """Seconds a sender waits for a peer that takes nothing before the link is given up."""
     keepalive_s: int = Field(default=15, ge=1, le=3_600)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -81,7 +82,9 @@ def changes_of(transaction: Transaction, session: int, mine: bool) -> list[Chang
 
 
 class Watcher(AsyncIterator[Change]):
-    """An async iterator of changes; ends when the replica closes or `close` is called."""
+    """An async iterator of changes; ends when the replica closes, `close` is called, or nobody holds
+    it any more.
+    """
 
     def __init__(self, hub: Watchers, prefix: str, limit: int) -> None:
         self._hub = hub
@@ -141,7 +144,8 @@ class Watchers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._watchers: list[Watcher] = []
+        # Weak, so that a watch whose reader is gone (a `break` is enough) costs nothing any more.
+        self._watchers: list[weakref.ref[Watcher]] = []
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -155,13 +159,12 @@ class Watchers:
     def add(self, prefix: str) -> Watcher:
         """A new watcher of documents whose id starts with `prefix`."""
         watcher = Watcher(self, prefix, self._limit)
-        self._watchers.append(watcher)
+        self._watchers.append(weakref.ref(watcher, self._watchers.remove))
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
         """Stop telling it. Idempotent."""
-        if watcher in self._watchers:
-            self._watchers.remove(watcher)
+        self._watchers[:] = [known for known in self._watchers if known() is not watcher]
 
     def transaction(self, transaction: Transaction, session: int, *, mine: bool) -> None:
         """Tell everybody whom it concerns."""
@@ -179,10 +182,13 @@ class Watchers:
 
     def close(self) -> None:
         """End all of them."""
-        for watcher in list(self._watchers):
+        for watcher in self._living():
             watcher.close()
 
     def _tell(self, change: Change) -> None:
-        for watcher in self._watchers:
+        for watcher in self._living():
             if watcher.wants(change.document):
                 watcher.put(change)
+
+    def _living(self) -> list[Watcher]:
+        return [watcher for known in self._watchers if (watcher := known()) is not None]

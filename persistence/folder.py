@@ -18,6 +18,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +90,8 @@ def sync_folder(folder: Path) -> None:
 
 
 class FolderLock:
-    """An flock(2) on a file, held until released or until the process ends, however it ends.
+    """An flock(2) on a file, held until released or until the process ends, however it ends. A
+    forked child does not hold it.
 
     `owner=True` is for the one process that may write; `owner=False` for readers, who keep owners
     out for as long as they read and leave the folder untouched (FolderError if there is no lock
@@ -116,9 +118,16 @@ class FolderLock:
         if owner:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        _held.add(self)
 
     def release(self) -> None:
         """Let others in. Idempotent."""
+        if self._descriptor is not None:
+            # By hand, as closing alone leaves it locked while a child is on its way to `_let_go`.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -133,6 +142,18 @@ class FolderLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    # Closed and not unlocked: it is the parent's, and stays while any process has the file open.
+    for lock in list(_held):
+        lock._close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _holder(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 import sqlite3
 import sys
 import time
@@ -32,6 +33,7 @@ class Options:
     """What was asked for, checked."""
 
     tree: SourceTree
+    source: str
     players: plan.Cast
     faults: plan.FaultPlan
     keep: Path
@@ -56,14 +58,16 @@ def demo(
 ) -> None:
     """Audit a code base with a fleet of agents on one mesh, through a partition and a crash.
 
-    Exit code 0 if every replica agrees and nothing acknowledged was lost, 1 if not, 2 for bad
-    input.
+    Exit code 0: every replica agrees and nothing acknowledged was lost; 1: not so; 2: bad input.
+
+    Example: mesh demo --tree src --agents 12 --json
     """
     console = Console(stderr=as_json)
     try:
         players = plan.cast(agents)
         options = Options(
             discover(tree or standard_library()),
+            str(tree or f"the standard library of Python {platform.python_version()}"),
             players,
             plan.draw(players, seed, partition_seconds),
             keep,
@@ -108,7 +112,7 @@ async def _run(
     board, modules = Board(), options.tree.modules
     with Screen(console) as screen:
         screen.say(
-            f"{len(modules)} modules of {options.tree.root}, {len(options.players)} agents; "
+            f"{len(modules)} modules of {options.source}, {len(options.players)} agents; "
             "starting Temporal, a worker and the fleet"
         )
         async with open_fleet(folder.work, options.tree.root, options.players) as fleet:
@@ -175,5 +179,5 @@ def _show(console: Console, outcome: dict[str, Any], verdict: Verdict, folder: P
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"mesh demo: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

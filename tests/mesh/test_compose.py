@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from mesh.instrumentation import CountingProbe
 from mesh.settings import Settings, SettingsError
 from persistence.base import FolderError
 from persistence.identity import create_genesis, default_authority, open_identity, provision
+from persistence.sqlite import SqliteJournal, open_journal
 
 
 class Task(Document):
@@ -126,6 +129,25 @@ async def test_a_folder_in_use_is_refused(home: Path) -> None:
         assert "FolderError" in other.stderr
         await replica.flush(Durability.JOURNAL, timeout=20)
     await write("a", "free again")
+
+
+async def test_giving_up_on_opening_leaves_the_folder_free(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*given: Any) -> SqliteJournal:
+        journal = open_journal(*given)
+        opened.set()
+        time.sleep(0.05)
+        return journal
+
+    opened = threading.Event()
+    monkeypatch.setattr("mesh.compose.open_journal", slow)
+    opening = asyncio.create_task(write("agent-a", "never"))
+    await asyncio.to_thread(opened.wait, 20)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await write("agent-a", "first")
 
 
 async def test_another_replicas_folder_is_refused(home: Path) -> None:

@@ -136,7 +136,10 @@ def test_a_send_queue_keeps_order_and_its_bound() -> None:
     assert not queue
     assert queue.bytes == 0
     assert queue.push(b"d" * 500), "a frame may always go alone"
-    assert queue.push(b"e" * 500, asked=True), "and so may one that was asked for and has room"
+    served = SendQueue(100)
+    assert served.offer(b"certificates")
+    assert served.push(b"e" * 500, asked=True), "and so may one that was asked for and has room"
+    assert not served.push(b"f" * 50, asked=True)
     flood = SendQueue(100)
     assert not all(flood.offer(b"x") for _ in range(10_000))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mesh.messages import MAX_MESSAGE_BYTES, Frames, encode
 from mesh.settings import (
     PeersSettings,
     ReplicaSettings,
@@ -17,6 +18,7 @@ from mesh.settings import (
     load_settings,
     settings_table,
 )
+from persistence.limits import MAX_FRAME_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +175,9 @@ def test_the_table_describes_every_setting() -> None:
             assert field.description
     shown = settings_table(load_settings(peers__seeds=["h:1"]))
     assert "| `peers.seeds` | `STATEMESH_PEERS__SEEDS` | `h:1` |" in shown
+
+
+def test_the_largest_frame_fits_into_the_smallest_message_bound() -> None:
+    frame = bytes(MAX_FRAME_BYTES)
+    least = PeersSettings.model_fields["message_bytes_max"].metadata[0].ge
+    assert len(encode(Frames((frame,)))) <= least == MAX_MESSAGE_BYTES

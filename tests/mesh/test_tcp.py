@@ -60,6 +60,7 @@ class Node:
 
 
 Join = Callable[..., Node]
+LARGEST = PeersSettings().message_bytes_max
 
 
 @pytest.fixture
@@ -207,13 +208,15 @@ async def test_a_server_without_tls_is_refused(join: Join) -> None:
 
 
 async def test_an_oversized_announcement_closes_the_link(join: Join) -> None:
-    node = await join("a", message_bytes_max=65_536).listen()
-    boaster = join("b", message_bytes_max=1_000_000)
+    node = await join("a").listen()
+    boaster = join("b", message_bytes_max=2 * LARGEST)
     dialled, accepted = await connected(boaster, node)
-    await dialled.send(b"x" * 65_537)
-    with pytest.raises(LinkClosed, match="announced a message of 65537 bytes"):
+    sending = asyncio.create_task(dialled.send(b"x" * (LARGEST + 1)))
+    with pytest.raises(LinkClosed, match=f"announced a message of {LARGEST + 1} bytes"):
         await accepted.receive()
-    assert (await node.saw("link.oversized"))["bytes"] == 65_537
+    assert (await node.saw("link.oversized"))["bytes"] == LARGEST + 1
+    with pytest.raises(LinkClosed):
+        await sending
     with pytest.raises(LinkClosed):
         await dialled.receive()
     await assert_serves(node, boaster)
@@ -221,9 +224,9 @@ async def test_an_oversized_announcement_closes_the_link(join: Join) -> None:
 
 async def test_a_message_over_the_bound_is_not_sent(join: Join) -> None:
     node = await join("a").listen()
-    dialled, accepted = await connected(join("b", message_bytes_max=65_536), node)
-    with pytest.raises(MessageTooLarge, match="message_bytes_max = 65536"):
-        await dialled.send(b"x" * 65_537)
+    dialled, accepted = await connected(join("b"), node)
+    with pytest.raises(MessageTooLarge, match=f"message_bytes_max = {LARGEST}"):
+        await dialled.send(b"x" * (LARGEST + 1))
     await dialled.send(b"fits")
     assert await accepted.receive() == b"fits"
 

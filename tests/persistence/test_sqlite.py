@@ -17,6 +17,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from persistence.base import FolderError, FrameRecord, Journal, SnapshotRecord, StorageError
+from persistence.folder import FolderLock
 from persistence.identity import create_genesis, provision
 from persistence.limits import MAX_READ_FRAMES
 from persistence.memory import MemoryJournal
@@ -128,6 +129,27 @@ async def test_commits_reach_the_disk_and_not_only_its_cache(tmp_path: Path) -> 
         # Without these macOS leaves what was fsynced in the disk's own cache.
         assert journal._database.execute("PRAGMA fullfsync").fetchone() == (1,)
         assert journal._database.execute("PRAGMA checkpoint_fullfsync").fetchone() == (1,)
+
+
+def test_a_forked_child_does_not_keep_the_folder_locked(tmp_path: Path) -> None:
+    """A child shares its parent's locks; multiprocessing forks, and its workers live on."""
+    lock = FolderLock(tmp_path / "lock", owner=True)
+    until, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.read(until, 1)
+        os._exit(0)
+    try:
+        with pytest.raises(FolderError, match=f"is open in process {os.getpid()}"):
+            FolderLock(tmp_path / "lock", owner=True)
+        lock.release()
+        FolderLock(tmp_path / "lock", owner=True).release()
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+        os.close(until)
+        lock.release()
 
 
 async def test_only_the_owner_may_read_the_files(tmp_path: Path) -> None:
