@@ -145,9 +145,8 @@ class Committer:
     def compact(self) -> None:
         """Take snapshots of all shards that changed, and forget every frame they contain."""
         self._hard_prune = True
-        self._want_snapshots(1)
         for host in self._core.hosts:
-            if host.kept_for_peers:
+            if host.frames_since_snapshot or host.kept_for_peers:
                 self._snapshots.setdefault(host.index, [])
         self.wake()
 
@@ -155,7 +154,9 @@ class Committer:
         """Cut once more, with snapshots; `run` then returns, or raises StorageError if the disk
         refuses.
         """
-        self._want_snapshots(1)
+        for host in self._core.hosts:
+            if host.frames_since_snapshot:
+                self._snapshots.setdefault(host.index, [])
         self._closing.set()
         self.wake(urgent=True)
 
@@ -194,7 +195,9 @@ class Committer:
         self._in_flight, self._queued_bytes = self._queued_bytes, 0
         joins, self._joins = self._joins, []
         joined = {join.host.index: join.host for join in joins if self._join(join)}
-        self._want_snapshots(core.settings.replica.snapshot_every_frames)
+        for host in core.hosts:
+            if host.snapshot_due(core.settings.replica.snapshot_every_frames):
+                self._snapshots.setdefault(host.index, [])
         for index in sorted({*self._snapshots, *joined}):
             self._save(work, core.hosts[index], index in joined)
         if self._capture or joined:
@@ -238,11 +241,6 @@ class Committer:
         core.watchers.snapshot(changed)
         return True
 
-    def _want_snapshots(self, frames: int) -> None:
-        for host in self._core.hosts:
-            if host.frames_since_snapshot >= frames:
-                self._snapshots.setdefault(host.index, [])
-
     def _save(self, work: _Work, host: ShardHost, joined: bool) -> None:
         core = self._core
         frontier = dict(host.lattice.frontier)
@@ -250,7 +248,7 @@ class Committer:
         try:
             data = host.snapshot(core.sealer, certificates, core.clock.now())
         except CallerError as error:
-            host.frames_since_snapshot = 0  # not again at every cut
+            host.snapshot_taken(host.snapshot_bytes)
             core.probe.event("snapshot.failed", shard=host.index, reason=str(error))
             for future in self._snapshots.pop(host.index, []):
                 if not future.done():
@@ -258,7 +256,7 @@ class Committer:
             if joined:
                 raise
             return
-        host.frames_since_snapshot = 0
+        host.snapshot_taken(len(data))
         work.saves.append(_Save(host, data, frontier, joined))
 
     # ------------------------------------------------------------------ to disk

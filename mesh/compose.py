@@ -103,7 +103,7 @@ def identity_of(folder: Path, settings: Settings) -> Identity:
 async def _prepared(
     path: Path, settings: Settings | None, overrides: dict[str, Any]
 ) -> tuple[Settings, Identity, SqliteJournal]:
-    """`_prepare` in a thread. It can't be stopped there: who gives up waits, and frees the folder."""
+    """`_prepare` in a thread, which can't be stopped: who gives up waits and frees the folder."""
     work = asyncio.ensure_future(asyncio.to_thread(_prepare, path, settings, overrides))
     try:
         return await asyncio.shield(work)

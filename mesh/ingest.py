@@ -100,7 +100,7 @@ class Ingest:
 
     def _apply(self, host: ShardHost, arrival: Arrival) -> None:
         core, header = self._core, arrival.header
-        applied = host.apply(header, arrival.body, arrival.hash)
+        applied = host.apply(arrival)
         where = {"shard": host.index, "session": header.session, "first": header.first}
         if applied.forked:
             core.probe.event("frame.forked", peer=arrival.source, **where)

@@ -16,7 +16,8 @@ from crdt.operation import Transaction, bytes_of, operations_bytes
 from persistence.limits import MAX_BODY_BYTES
 
 MAX_TARGET_BYTES = MAX_BODY_BYTES // 2
-"""No frame is filled beyond this; one transaction alone may be, by the text edit it may hold besides."""
+"""No frame is filled beyond this; one transaction alone may be, by what its first text edit takes.
+"""
 _PER_TRANSACTION = 32
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from crdt.ids import new_session
 from mesh.core import Core, inbox_bounds
 from mesh.environment import Environment
 from mesh.settings import Settings
 from mesh.shards import ShardHost
-from persistence.certificates import Trust
+from persistence.certificates import SessionKey, Trust
 from persistence.identity import Identity
 from persistence.journal import Recovered, recover_journal
 from persistence.sealing import Opener
-
-RANDOM_BYTES = 8
 
 
 async def open_core(
@@ -24,14 +21,13 @@ async def open_core(
     """
     opener = Opener(identity.mesh, Trust(identity.mesh))
     recovered = await recover_journal(environment.journal, opener)
-    session = _fresh_session(environment, recovered)
-    key = identity.session_keys(session, environment.entropy)
+    key = _fresh_session(environment, identity, recovered)
     opener.trust.learn(key.certificate)
     frames, size = inbox_bounds(settings, identity.mesh.shards)
     hosts = []
     for index in range(identity.mesh.shards):
         host = ShardHost(
-            index, session, recovered.shards[index],
+            index, key.session, recovered.shards[index],
             frame_bytes=settings.replica.flush_bytes, inbox_frames=frames, inbox_bytes=size,
         )  # fmt: skip
         host.chain.update(recovered.chain[index])
@@ -41,12 +37,13 @@ async def open_core(
     return core, max([recovered.position, *recovered.snapshots.values()])
 
 
-def _fresh_session(environment: Environment, recovered: Recovered) -> int:
+def _fresh_session(
+    environment: Environment, identity: Identity, recovered: Recovered
+) -> SessionKey:
     """Drawn again should it ever have been seen: one session in 2^42 of a week's."""
     floor = max(shard.floor for shard in recovered.shards.values())
     known = {one for shard in recovered.shards.values() for one in shard.frontier}
     while True:
-        bits = int.from_bytes(environment.entropy.token(RANDOM_BYTES), "big")
-        session = new_session(environment.clock.wall_ms(), bits, floor)
-        if session and session not in known:
-            return session
+        key = identity.new_session(environment.clock, environment.entropy, floor)
+        if key.session and key.session not in known:
+            return key

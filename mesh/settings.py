@@ -79,14 +79,14 @@ class ReplicaSettings(_Section):
     """Pending bytes of edits that start a flush before the interval is over. Bounds what one frame
     holds; a larger one compresses better."""
     snapshot_every_frames: int = Field(default=2_000, ge=10, le=10_000_000)
-    """Frames of a shard after which its snapshot is renewed. More: less writing; fewer: a faster
-    start and a smaller journal."""
+    """Frames of a shard after which its snapshot is renewed, once they outweigh it. More: less
+    writing; fewer: a faster start and a smaller journal."""
     journal_bytes_max: int = Field(default=1_073_741_824, ge=1_048_576)
     """Size of the journal from which snapshots are taken and old frames pruned at once. Larger:
     peers that were away longer can catch up by frames instead of by a snapshot."""
     owed_bytes_max: int = Field(default=67_108_864, ge=65_536)
-    """Bytes applied but not yet on the disk from which edits raise `Backpressure` and no more frames
-    are read from peers. Larger: longer bursts; smaller: less memory."""
+    """Bytes applied but not yet on the disk from which edits raise `Backpressure` and peers are no
+    longer read from. Larger: longer bursts; smaller: less memory."""
     inbox_frames_max: int = Field(default=10_000, ge=16, le=10_000_000)
     """Received frames that may wait for the frames they depend on, an equal part of them (at least
     64) in each shard. Above it the newest are dropped and asked for again."""

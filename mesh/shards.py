@@ -14,11 +14,11 @@ from crdt.frontier import frontier_hash
 from crdt.lattice import Shard
 from crdt.operation import Transaction, encode_body
 from crdt.snapshot import ShardSnapshot, encode_snapshot
-from mesh.inbox import Inbox
+from mesh.inbox import Arrival, Inbox
 from mesh.outbox import Cut, Outbox
 from mesh.repair import Capture
 from persistence.base import FrameRecord
-from persistence.frame import Header, frame_hash
+from persistence.frame import frame_hash
 from persistence.journal import apply_frame, read_transactions
 from persistence.sealing import Draft, Sealer
 
@@ -56,7 +56,7 @@ class ShardHost:
         self.outbox = Outbox(frame_bytes)
         self.chain: dict[int, bytes] = {}
         self.journaled: dict[int, int] = dict(lattice.frontier)
-        self.frames_since_snapshot = 0
+        self.frames_since_snapshot = self.bytes_since_snapshot = self.snapshot_bytes = 0
         self.kept_for_peers = False
         self.conflicts = 0
         self._changed = True
@@ -84,19 +84,20 @@ class ShardHost:
     def sealed(self, draft: Draft, data: bytes) -> FrameRecord:
         """A draft of ours has become these bytes."""
         self.chain[self.session] = frame_hash(data)
-        self.frames_since_snapshot += 1
+        self._grown(len(data))
         return FrameRecord(self.index, self.session, draft.first, draft.last, True, data)
 
-    def apply(self, header: Header, body: bytes, digest: bytes) -> Applied:
+    def apply(self, arrival: Arrival) -> Applied:
         """Apply a frame that the inbox let through. Total: a malformed body uses up its seqs."""
+        header, body = arrival.header, arrival.body
         lattice, session = self.lattice, header.session
         transactions = read_transactions(header, body)
         follows = None
         if lattice.frontier.get(session, 0) == header.first - 1:
             follows = self.chain.get(session)
         apply_frame(lattice, header, transactions)
-        self.chain[session] = digest
-        self.frames_since_snapshot += 1
+        self.chain[session] = arrival.hash
+        self._grown(len(arrival.raw))
         self._changed = True
         return Applied(transactions, follows not in (None, header.previous))
 
@@ -143,6 +144,24 @@ class ShardHost:
         frontier = self.lattice.frontier
         chain = {one: last for one, last in self.chain.items() if one in frontier}
         return sealer.seal_snapshot(self.index, body, certificates, chain, stamp)
+
+    def snapshot_due(self, frames: int) -> bool:
+        """Whether the snapshot should be renewed: after that many frames at the earliest, and only
+        once they outweigh it, so that what snapshots cost stays in proportion to what is written.
+        """
+        return (
+            self.frames_since_snapshot >= frames
+            and self.bytes_since_snapshot >= self.snapshot_bytes
+        )
+
+    def snapshot_taken(self, size: int) -> None:
+        """A snapshot of this size was made (or tried in vain: then not again at every cut)."""
+        self.frames_since_snapshot = self.bytes_since_snapshot = 0
+        self.snapshot_bytes = size
+
+    def _grown(self, size: int) -> None:
+        self.frames_since_snapshot += 1
+        self.bytes_since_snapshot += size
 
     def pending(self) -> int:
         """Operations applied here that are not on disk yet."""

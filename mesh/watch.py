@@ -82,8 +82,8 @@ def changes_of(transaction: Transaction, session: int, mine: bool) -> list[Chang
 
 
 class Watcher(AsyncIterator[Change]):
-    """An async iterator of changes; ends when the replica closes, `close` is called, or nobody holds
-    it any more.
+    """An async iterator of changes; ends when the replica closes or `close` is called, and costs
+    nothing any more once nobody holds it.
     """
 
     def __init__(self, hub: Watchers, prefix: str, limit: int) -> None:

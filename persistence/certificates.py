@@ -13,8 +13,9 @@ replicas would diverge. TLS looks at it; taking rights away is the policy's busi
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -26,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crdt.codec import pack
 from crdt.errors import InvalidId
+from crdt.ids import RANDOM_BITS
 from persistence.cache import BoundedCache
 from persistence.frame import (
     BadSignature,
@@ -198,14 +200,31 @@ class SessionInfo:
 
 
 def certify_session(
-    mesh: bytes, session: int, replica: str, replica_key: Ed25519PrivateKey, der: bytes, seed: bytes
+    mesh: bytes,
+    replica: str,
+    replica_key: Ed25519PrivateKey,
+    der: bytes,
+    seed: bytes,
+    born: Callable[[int], int],
 ) -> SessionKey:
-    """A new session's key (from 32 unpredictable bytes) and its certificate."""
+    """A new session's key (from 32 unpredictable bytes), its id and its certificate.
+
+    `born` makes the id from its random bits. These are a hash of the key and of the replica's
+    certificate, and the session's own key signs beside the replica's: so nobody else can have an
+    id certified that is taken, and cut its author off from whoever hears of that first.
+    """
     key = Ed25519PrivateKey.from_private_bytes(seed)
     public = key.public_key().public_bytes_raw()
+    session = born(session_bits(public, der))
     payload = pack([CERTIFICATE_VERSION, mesh, session, replica, public, der])
-    signature = replica_key.sign(_SESSION_CONTEXT + payload)
-    return SessionKey(session, pack([payload, signature]), key)
+    signed = _SESSION_CONTEXT + payload
+    return SessionKey(session, pack([payload, replica_key.sign(signed), key.sign(signed)]), key)
+
+
+def session_bits(public: bytes, der: bytes) -> int:
+    """The low 42 bits of the id of the session that has this key, of the replica so certified."""
+    digest = hashlib.blake2b(public + der, digest_size=8, person=b"statemesh.sessn")
+    return int.from_bytes(digest.digest()) & ((1 << RANDOM_BITS) - 1)
 
 
 class Trust:
@@ -238,19 +257,16 @@ class Trust:
         """Verify a session certificate up to the authority and remember the session. Idempotent.
 
         Raises Malformed, Oversized, UnknownVersion, ForeignMesh, or BadSignature (also where the
-        session is already certified otherwise: the first certificate stays, two are proof of a
-        copied key).
+        session is already certified for another key: the first certificate stays).
         """
         if len(certificate) > MAX_CERTIFICATE_BYTES:
             raise Oversized(
                 f"a certificate of {len(certificate)} bytes, above {MAX_CERTIFICATE_BYTES}"
             )
-        payload, signature = byte_fields(certificate, 2, "session certificate")
+        payload, signature, possession = byte_fields(certificate, 3, "session certificate")
         session, replica, public, der = self._payload(payload)
         known = self.get(session)
-        if known is not None:
-            if known.certificate != certificate:
-                raise BadSignature(f"session {session} of {known.replica!r} is certified otherwise")
+        if known is not None and known.certificate == certificate:
             return known
         named, replica_key = self._replica(der)
         if named != replica:
@@ -258,8 +274,14 @@ class Trust:
         try:
             replica_key.verify(signature, _SESSION_CONTEXT + payload)
             key = Ed25519PublicKey.from_public_bytes(public)
+            key.verify(possession, _SESSION_CONTEXT + payload)
         except (InvalidSignature, ValueError) as fault:
             raise BadSignature(f"session {session} is not certified by {replica!r}") from fault
+        if known is not None:
+            # A signature may be made anew; that says nothing against its author.
+            if (known.replica, known.key) != (replica, key):
+                raise BadSignature(f"session {session} of {known.replica!r} is certified otherwise")
+            return known
         info = SessionInfo(session, replica, key, certificate)
         self._sessions.put(session, info)
         return info
@@ -284,6 +306,8 @@ class Trust:
             )
         if not 0 < session <= MAX_SESSION:
             raise Malformed(f"session {session} is not in 1..{MAX_SESSION}")
+        if session & ((1 << RANDOM_BITS) - 1) != session_bits(public, der):
+            raise BadSignature(f"session {session} is not the one this key and replica may have")
         return session, replica, public, der
 
     def _replica(self, der: bytes) -> tuple[str, Ed25519PublicKey]:

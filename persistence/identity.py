@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from crdt.errors import CallerError, InvalidId
+from crdt.ids import new_session
 from persistence import folder as layout
 from persistence.base import Clock, Entropy, FolderError
 from persistence.certificates import (
@@ -49,7 +50,6 @@ from persistence.genesis import FIRST_KEY_ID, Genesis, certificate_der, mesh_uri
 from persistence.limits import (
     FOLDER_FORMAT,
     MAX_KEY_ID,
-    MAX_SESSION,
     MAX_SHARDS,
     MESH_ID_BYTES,
     MESH_KEY_BYTES,
@@ -99,13 +99,19 @@ class Identity:
         """The certificate that every peer's must be issued by."""
         return self._file(layout.AUTHORITY_CERTIFICATE)
 
-    def session_keys(self, session: int, entropy: Entropy) -> SessionKey:
-        """A fresh signing key for a session, certified by this replica. Ask once per session."""
-        if not 0 < session <= MAX_SESSION:
-            raise CallerError(f"session {session} is not in 1..{MAX_SESSION}")
-        seed = entropy.token(32)
+    def new_session(self, clock: Clock, entropy: Entropy, floor: int = 0) -> SessionKey:
+        """A session that never was before: its id, its signing key, certified by this replica.
+
+        It is born now, or in the week `floor` if that is later. Two of one week have the same id
+        once in 2^42; the caller draws again if it knows the id.
+        """
         return certify_session(
-            self.mesh.id, session, self.replica, self.key, self.certificate, seed
+            self.mesh.id,
+            self.replica,
+            self.key,
+            self.certificate,
+            entropy.token(32),
+            lambda bits: new_session(clock.wall_ms(), bits, floor),
         )
 
     def _file(self, name: str) -> Path:
@@ -217,7 +223,10 @@ def open_identity(directory: Path) -> Identity:
     """The identity in a data folder. Raises FolderError: none, damaged, or of a newer format."""
     place = directory / layout.IDENTITY
     if not place.is_dir():
-        raise FolderError(f"{directory} holds no identity; make one with `provision`")
+        raise FolderError(
+            f"{directory} holds no identity, so no replica "
+            "lives there; name a replica's data folder, or make one with `provision`"
+        )
     genesis = _read_genesis(place)
     der = certificate_der(_read_certificate(place / layout.REPLICA_CERTIFICATE))
     key = _read_key(place / layout.REPLICA_KEY)

@@ -50,7 +50,7 @@ async def test_two_replicas_converge(world: World) -> None:
         with b.edit(Task, "42") as task:
             task.labels.add("b")
             task.effort += 4
-            task.notes.append("wrote this")
+            task.notes.append("wrote this ")
         await converged(a, b)
         for replica in (a, b):
             view = replica.get(Task, "42")
@@ -243,9 +243,9 @@ async def test_frames_dropped_for_want_of_a_certificate_are_fetched_with_it(
     memory_world: World,
 ) -> None:
     world = memory_world
-    slow = {"replica__anti_entropy_interval_s": 1000}
     author = world.replica("author")
-    a, b = world.replica("a", "author", "b", **slow), world.replica("b", **slow)
+    a = world.replica("a", "author", "b", replica__anti_entropy_interval_s=1000)
+    b = world.replica("b", replica__anti_entropy_interval_s=1000)
     async with running(author, a, b):
         exchange = a._check().exchange
         await eventually(lambda: len(exchange.links) == 2, "linked")

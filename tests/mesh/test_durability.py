@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from mesh import Durability, FlushTimeout, ReplicaClosed
 from mesh.durability import Acknowledgements
-from tests.mesh.world import Task, World, eventually, running
+from mesh.messages import Journaled
+from tests.mesh.world import Note, Task, World, eventually, running
 
 
 def test_holders_have_all_of_it() -> None:
@@ -63,6 +65,28 @@ async def test_peers_level_waits_for_others_disks(world: World) -> None:
         async with running(c):
             two = await waiting
             assert two.replicas == ("b", "c")
+
+
+async def test_what_a_replaced_link_still_brings_counts_no_more(memory_world: World) -> None:
+    world = memory_world
+    a, b = world.replica("a"), world.replica("b", "a")
+    async with running(a):
+        exchange = a._check().exchange
+        async with running(b):
+            await eventually(lambda: "b" in exchange.links, "linked")
+            stale = exchange.links["b"]
+        # b comes back without its disk, while what its last session said is still being read.
+        await world.forget("b")
+        again = world.replica("b")
+        async with running(again):
+            with a.edit(Task, "1") as task:
+                task.effort += 1
+            written = (await a.flush()).written
+            world.discoveries["b"].list.append("a")
+            await eventually(lambda: exchange.links.get("b", stale) is not stale, "linked anew")
+            exchange.message(stale, Journaled({one: {a.session: 9} for one in written}))
+            beyond = dict.fromkeys(written, 9)
+            assert not a._check().core.acknowledgements.holders(beyond)
 
 
 async def test_a_timeout_means_not_yet(memory_world: World) -> None:
@@ -121,3 +145,17 @@ async def test_an_idle_replica_writes_at_once_a_busy_one_gathers(memory_world: W
         await replica.flush(timeout=5)
         assert on_disk() == 11
         assert len(await memory_world.journal("a").frames(shard, replica.session, 0, 11, 20)) == 2
+
+
+async def test_snapshots_cost_no_more_than_what_is_written(memory_world: World) -> None:
+    replica = memory_world.replica("a", replica__snapshot_every_frames=10)
+    async with running(replica):
+        for number in range(200):
+            with replica.edit(Note, "{one}" + str(number)) as note:
+                note.text = random.Random(number).randbytes(500).hex()
+        for number in range(120):
+            with replica.edit(Note, "{one}0") as note:
+                note.text = str(number)
+            await replica.flush()
+        # 120 frames of 0.4 kB each do not even outweigh one more snapshot of 100 kB.
+        assert memory_world.probes["a"].counts["snapshot.saved"] == 1

@@ -11,15 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crdt.codec import pack, unpack
 from crdt.errors import CallerError, InvalidId
+from crdt.ids import week_at, week_of
 from persistence import folder
 from persistence.base import FolderError, FrameError, StorageError
+from persistence.certificates import session_bits
 from persistence.frame import BadSignature, ForeignMesh, UnknownVersion
 from persistence.identity import (
+    Identity,
     Trust,
     create_genesis,
     default_authority,
@@ -128,7 +132,7 @@ def test_mixed_up_identities_are_folder_errors(authority: Path, tmp_path: Path, 
 
 
 def test_no_identity_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="holds no identity; make one"):
+    with pytest.raises(FolderError, match="holds no identity"):
         open_identity(tmp_path)
 
 
@@ -243,17 +247,50 @@ def test_a_replica_cannot_certify_in_anothers_name_nor_twice() -> None:
     entropy = SeededEntropy(3)
     a, b = (mesh.issue(name, StillClock(), entropy) for name in ("agent-a", "agent-b"))
     trust = Trust(mesh.mesh)
+    clock = StillClock()
     impostor = type(a)(a.mesh, "agent-b", a.certificate, a.key)
     with pytest.raises(BadSignature, match="'agent-a' certified a session in the name of"):
-        trust.learn(impostor.session_keys(5, entropy).certificate)
+        trust.learn(impostor.new_session(clock, entropy).certificate)
     thief = type(a)(a.mesh, "agent-b", b.certificate, a.key)
     with pytest.raises(BadSignature, match="not certified by 'agent-b'"):
-        trust.learn(thief.session_keys(5, entropy).certificate)
-    trust.learn(a.session_keys(5, entropy).certificate)
-    with pytest.raises(BadSignature, match="certified otherwise"):
-        trust.learn(a.session_keys(5, entropy).certificate)
-    with pytest.raises(CallerError, match="session 0"):
-        a.session_keys(0, entropy)
+        trust.learn(thief.new_session(clock, entropy).certificate)
+
+
+def certified(
+    identity: Identity, session: int, public: bytes, *signers: Ed25519PrivateKey
+) -> bytes:
+    """A session certificate made by hand, signed by these keys."""
+    payload = pack([1, identity.mesh.id, session, identity.replica, public, identity.certificate])
+    return pack([payload, *(key.sign(b"statemesh session 1\0" + payload) for key in signers)])
+
+
+def test_a_session_id_belongs_to_one_key_of_one_replica() -> None:
+    """Else a member could have another's session certified, and cut its author off."""
+    mesh = make_mesh()
+    entropy, clock = SeededEntropy(3), StillClock()
+    a, b = (mesh.issue(name, clock, entropy) for name in ("agent-a", "agent-b"))
+    victim = a.new_session(clock, entropy)
+    public = victim.key.public_key().public_bytes_raw()
+    own = Ed25519PrivateKey.from_private_bytes(entropy.token(32))
+    trust = Trust(mesh.mesh)
+    with pytest.raises(BadSignature, match="not the one this key and replica may have"):
+        trust.learn(certified(b, victim.session, own.public_key().public_bytes_raw(), b.key, own))
+    with pytest.raises(BadSignature, match="not the one this key and replica may have"):
+        trust.learn(certified(b, victim.session, public, b.key, own))
+    week = victim.session >> 42 << 42
+    with pytest.raises(BadSignature, match="not certified by 'agent-b'"):
+        # The id is right for this key and replica, but the key itself did not sign.
+        trust.learn(certified(b, week | session_bits(public, b.certificate), public, b.key, own))
+    assert trust.learn(victim.certificate).replica == "agent-a"
+
+
+def test_two_sessions_of_one_replica_differ() -> None:
+    entropy, clock = SeededEntropy(3), StillClock()
+    a = make_mesh().issue("agent-a", clock, entropy)
+    first, second = (a.new_session(clock, entropy) for _ in range(2))
+    assert first.session != second.session
+    assert week_of(first.session) == week_of(second.session) == week_at(clock.wall_ms())
+    assert week_of(a.new_session(clock, entropy, floor=2000).session) == 2000
 
 
 def test_the_authority_itself_is_no_replica() -> None:
@@ -262,12 +299,12 @@ def test_the_authority_itself_is_no_replica() -> None:
         mesh.mesh, "fleet", mesh.mesh.authority_der, mesh.key
     )
     with pytest.raises(BadSignature, match="not a replica's"):
-        Trust(mesh.mesh).learn(impostor.session_keys(5, SeededEntropy(2)).certificate)
+        Trust(mesh.mesh).learn(impostor.new_session(StillClock(), SeededEntropy(2)).certificate)
 
 
 def test_a_certificate_of_a_newer_version() -> None:
     with pytest.raises(UnknownVersion, match="newer statemesh"):
-        Trust(make_mesh().mesh).learn(pack([pack([2]), b"signature"]))
+        Trust(make_mesh().mesh).learn(pack([pack([2]), b"signature", b"signature"]))
 
 
 CERTIFICATE = make_writer(make_mesh(), "agent-a").sealer.certificate
@@ -290,7 +327,7 @@ def test_hostile_x509_is_refused_with_frame_errors_only(data: st.DataObject) -> 
     """The replica's certificate inside is somebody else's bytes too, before anything vouches for
     it.
     """
-    payload, signature = unpack(CERTIFICATE)
+    payload, *signatures = unpack(CERTIFICATE)
     row = list(unpack(payload))
     der = bytearray(row[5])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -298,5 +335,6 @@ def test_hostile_x509_is_refused_with_frame_errors_only(data: st.DataObject) -> 
     if bytes(der) == row[5]:
         return
     row[5] = bytes(der)
+    row[2] = row[2] >> 42 << 42 | session_bits(row[4], row[5])  # or it is not looked at further
     with pytest.raises(FrameError):
-        Trust(make_mesh().mesh).learn(pack([pack(row), signature]))
+        Trust(make_mesh().mesh).learn(pack([pack(row), *signatures]))

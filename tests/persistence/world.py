@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from crdt.codec import encode_stamped
-from crdt.ids import new_session
 from crdt.lattice import Shard
 from crdt.operation import Operation, Transaction, encode_body
 from crdt.paths import TypeCode, field_path
@@ -120,8 +119,7 @@ def make_writer(authority: Authority, name: str, seed: int = 2) -> Writer:
 
 
 def adopt(identity: Identity, entropy: SeededEntropy) -> Writer:
-    session = new_session(NOW, int.from_bytes(entropy.token(5), "big"))
-    sealer = Sealer(identity, identity.session_keys(session, entropy))
+    sealer = Sealer(identity, identity.new_session(StillClock(), entropy))
     shards = {number: Shard(identity.mesh.digest_key) for number in range(identity.mesh.shards)}
     return Writer(identity, sealer, shards)
 

@@ -49,7 +49,7 @@ def test_a_refusal_says_what_would_be_possible() -> None:
     with pytest.raises(InvalidTransition) as refused:
         fired(beginning(AUDIT, "json.decoder"), "accept")
     assert str(refused.value) == (
-        "module-audit/json.decoder: no transition 'accept' from 'queued'; "
+        "code-audit/json.decoder: no transition 'accept' from 'queued'; "
         "from 'queued' there are: claim"
     )
 

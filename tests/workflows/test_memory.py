@@ -16,7 +16,7 @@ async def test_one_replica_is_cut_off_while_another_goes_on() -> None:
     ada = MemoryCoordinator(store, TickingClock(), probe)
     bob = MemoryCoordinator(store, TickingClock(), Recorder())
     ada.cut("behind a partition")
-    with pytest.raises(CoordinatorUnavailable, match=r"module-audit/1: .*behind a partition"):
+    with pytest.raises(CoordinatorUnavailable, match=r"code-audit/1: .*behind a partition"):
         await ada.fire(AUDIT.name, "1", "claim", actor="ada", request="1")
     assert (ada.health().state, ada.health().reason) == ("down", "behind a partition")
     await bob.fire(AUDIT.name, "1", "claim", actor="bob", request="1")

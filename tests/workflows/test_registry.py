@@ -14,7 +14,7 @@ from .world import AUDIT, NOTIFYING
 def test_registering_again_is_harmless_and_changing_is_refused() -> None:
     assert registry.register(AUDIT) is AUDIT
     changed = Machine(AUDIT.name, "queued", (Rule("claim", "queued", "done"),), ("done",))
-    with pytest.raises(DefinitionError, match="machine 'module-audit' is already registered"):
+    with pytest.raises(DefinitionError, match="machine 'code-audit' is already registered"):
         registry.register(changed)
     assert registry.find(AUDIT.name) is AUDIT
 

@@ -186,9 +186,7 @@ async def test_connecting_returns_at_once_without_a_server(probe: Recorder) -> N
     coordinator = await connect(settings, TickingClock(), probe)
     assert coordinator.health().state == "degraded"
     await probe.until("coordinator.health", state="down")
-    with pytest.raises(
-        CoordinatorUnavailable, match=r"module-audit/1: Temporal at 127\.0\.0\.1:1: "
-    ):
+    with pytest.raises(CoordinatorUnavailable, match=r"code-audit/1: Temporal at 127\.0\.0\.1:1: "):
         await coordinator.fire(AUDIT.name, "1", "claim", actor="ada", request="1")
     await coordinator.close()
     assert coordinator.health().state == "off"

@@ -49,7 +49,7 @@ class Recorder:
 
 AUDIT = register(
     Machine(
-        "module-audit",
+        "code-audit",
         "queued",
         (
             Rule("claim", "queued", "claimed", "take"),
