@@ -1,0 +1,1 @@
+"""Rehearsing all of it: fleets under faults, and the checkers that judge them."""

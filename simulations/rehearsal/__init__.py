@@ -1,0 +1,1 @@
+"""The rehearsal over real processes and services; `mesh demo` is one."""
