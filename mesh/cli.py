@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import io
 import json
 import math
 import sys
@@ -64,13 +65,16 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """The entry point of `mesh`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an old terminal's encoding is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
-    command = typer.main.get_command(make_app())
     try:
+        command = typer.main.get_command(make_app())
         result = command.main(arguments or ["--help"], prog_name="mesh", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -228,7 +232,8 @@ def _title(loaded: LoadedFolder) -> str:
 
 
 def _print_json(value: Any) -> None:
-    text = json.dumps(plain_json(value), ensure_ascii=False, indent=2, allow_nan=False)
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(plain_json(value), ensure_ascii=plain, indent=2, allow_nan=False)
     print(text)  # noqa: T201 - plain, for other programs
 
 

@@ -28,7 +28,7 @@ from mesh.repair import Capture
 from mesh.shards import ShardHost
 from persistence.base import FrameRecord, SnapshotRecord, StorageError
 from persistence.limits import MAX_COMMIT_BYTES
-from persistence.sealing import Draft
+from persistence.sealing import Draft, OpenedSnapshot
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Outlet(Protocol):
         """`ShardHost.published` of all shards is as of the latest cut."""
 
     def pump(self, host: ShardHost) -> None:
-        """Frames that waited may be applicable since a join."""
+        """Frames that waited may be applicable since this cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Join:
 
     host: ShardHost
     snapshot: ShardSnapshot
-    chain: Mapping[int, bytes]
+    opened: OpenedSnapshot
     peer: str
 
 
@@ -129,10 +129,10 @@ class Committer:
         self.wake()
 
     def join(
-        self, host: ShardHost, snapshot: ShardSnapshot, chain: Mapping[int, bytes], peer: str
+        self, host: ShardHost, snapshot: ShardSnapshot, opened: OpenedSnapshot, peer: str
     ) -> None:
         """Join a peer's snapshot at the next cut."""
-        self._joins.append(_Join(host, snapshot, chain, peer))
+        self._joins.append(_Join(host, snapshot, opened, peer))
         self.wake(urgent=True)
 
     async def snapshot(self, host: ShardHost) -> bytes:
@@ -162,6 +162,7 @@ class Committer:
 
     async def run(self) -> None:
         """Bring to disk what is applied, for as long as the replica lives."""
+        self._absorb()  # what the journal brought
         while True:
             await self._wake.wait()
             await self._pace()
@@ -203,10 +204,23 @@ class Committer:
         if self._capture or joined:
             self._capture = False
             work.captures = [host.capture() for host in core.hosts]
+        # From here on, what is applied belongs to the next cut.
         for host in joined.values():
             host.inbox.rescan()
+        self._absorb()
+        for host in core.hosts:
             self._outlet.pump(host)
         return work
+
+    def _absorb(self) -> None:
+        """Where heads grow too many, an own frame without content is to name them all."""
+        core = self._core
+        for host in core.hosts:
+            heads = len(host.lattice.heads)
+            if size := host.absorb(core.name, core.clock):
+                self.outbox_bytes += size
+                self.wake()
+                core.probe.event("heads.absorbed", shard=host.index, heads=heads)
 
     def _cut_own(self) -> None:
         core = self._core
@@ -229,7 +243,8 @@ class Committer:
         core = self._core
         host = join.host
         try:
-            changed = host.join(join.snapshot, join.chain)
+            changed = host.join(join.snapshot, join.opened.chain)
+            core.trust.keep_all(join.opened.certificates, host.lattice.frontier)
         except CodecError as error:
             core.refuse("snapshot.refused", str(error), peer=join.peer, shard=host.index)
             return False

@@ -120,6 +120,22 @@ async def check_messages_arrive_whole_and_in_order(make: MakeEnds) -> None:
         await asyncio.gather(talk(dialled), listen(accepted), talk(accepted), listen(dialled))
 
 
+async def check_received_bytes_are_counted(make: MakeEnds) -> None:
+    """At least those of the messages received, each way by itself, and none while nothing comes."""
+    async with make() as ends:
+        dialled, accepted = await _pair(ends)
+        start = accepted.received_bytes
+        for size in (10, 300_000, 0):
+            before, own = accepted.received_bytes, dialled.received_bytes
+            _, message = await asyncio.gather(dialled.send(b"x" * size), _receive(accepted))
+            grown = accepted.received_bytes - before
+            assert grown >= len(message), f"{grown} bytes counted of a message of {len(message)}"
+            assert dialled.received_bytes == own, "what is sent counted as received"
+        total = accepted.received_bytes
+        await asyncio.sleep(0)
+        assert start <= total == accepted.received_bytes, "counted what never came"
+
+
 async def check_concurrent_senders_do_not_mix(make: MakeEnds) -> None:
     """Messages of many tasks stay whole, and each task's own order is kept."""
     senders, each = 8, 25
@@ -257,6 +273,7 @@ async def check_transport_close_ends_everything(make: MakeEnds) -> None:
 TRANSPORT_CHECKS: tuple[Check, ...] = (
     check_both_ends_know_each_other,
     check_messages_arrive_whole_and_in_order,
+    check_received_bytes_are_counted,
     check_concurrent_senders_do_not_mix,
     check_what_was_sent_before_close_arrives,
     check_close_wakes_a_waiting_receiver,

@@ -15,13 +15,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.messages import MAX_FRAMES
+from mesh.messages import MAX_FRAMES, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import random
 
 FRAMES_PER_MESSAGE_BYTES = 256 << 10
 MAX_CONTROL_MESSAGES = 4_096
+MAX_CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
+"""Frontiers of all shards at once fit in it, of a hundred thousand sessions each."""
 
 
 class SendQueue:
@@ -29,28 +31,30 @@ class SendQueue:
 
     Bounded: frames that don't fit are dropped *for this peer* and `behind` is set: when the queue
     is empty again the peer is told our summary and fetches what it lacks. Control messages beyond
-    their bound mean a peer that asks and never reads: `offer` says so and the link is to be closed.
+    their bounds, in number or in bytes, mean a peer that asks and never reads: `offer` says so and
+    the link is to be closed.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._items: deque[tuple[bool, bytes]] = deque()
-        self._control = 0
+        self._control = self._control_bytes = 0
         self.bytes = 0
-        self.dropped = 0
         self.behind = False
 
     def __repr__(self) -> str:
-        return f"<SendQueue {len(self._items)} waiting, {self.bytes} bytes, {self.dropped} dropped>"
+        return f"<SendQueue {len(self._items)} waiting, {self.bytes} bytes>"
 
     def __bool__(self) -> bool:
         return bool(self._items)
 
     def offer(self, message: bytes) -> bool:
         """Queue an encoded control message; False if there are too many."""
-        if self._control >= MAX_CONTROL_MESSAGES:
+        size = self._control_bytes + len(message)
+        if self._control >= MAX_CONTROL_MESSAGES or size > MAX_CONTROL_BYTES:
             return False
         self._control += 1
+        self._control_bytes = size
         self._add(False, message)
         return True
 
@@ -60,7 +64,6 @@ class SendQueue:
         Never dropped: a frame that goes alone, and one that was asked for and waited for `room`.
         """
         if self._items and self.bytes + len(frame) > self._max_bytes and not (asked and self.room):
-            self.dropped += 1
             self.behind = True
             return False
         self._add(True, frame)
@@ -77,6 +80,7 @@ class SendQueue:
         self.bytes -= len(data)
         if not is_frame:
             self._control -= 1
+            self._control_bytes -= len(data)
             return data
         frames, size = [data], len(data)
         while self._items and self._items[0][0] and len(frames) < MAX_FRAMES:

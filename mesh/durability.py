@@ -26,8 +26,8 @@ class Durability:
 
     @staticmethod
     def PEERS(n: int) -> Durability:  # noqa: N802 - reads as the level it is, next to JOURNAL
-        """On this replica's disk and on those of `n` other replicas. Raises CallerError for n
-        < 1.
+        """On this replica's disk and on those of `n` other replicas, of those that are or were
+        linked to this one directly: only they tell it. Raises CallerError for n < 1.
         """
         if n < 1:
             raise CallerError(f"Durability.PEERS({n}): at least one other replica; or use JOURNAL")

@@ -55,6 +55,13 @@ class Link(Protocol):
     def address(self) -> str:
         """`host:port` of the other end, for people."""
 
+    @property
+    def received_bytes(self) -> int:
+        """How much `receive` has read so far, an unfinished message included; it never shrinks.
+
+        It grows while a large message is on its way, as far as the transport sees it come.
+        """
+
     async def send(self, message: bytes) -> None:
         """Hand over one message; waits while the peer is slow. Raises LinkClosed."""
 

@@ -349,7 +349,7 @@ class Exchange:
             link.refused()
             return
         opened, snapshot = found
-        self._committer.join(core.hosts[opened.shard], snapshot, opened.chain, link.name)
+        self._committer.join(core.hosts[opened.shard], snapshot, opened, link.name)
 
     def _certificates(self, link: PeerLink, message: Certificates) -> None:
         for data in message.certificates:

@@ -9,8 +9,9 @@ what those needed came before them. A waiting frame hangs on *one* unmet depende
 arrival costs O(log waiting) however many wait.
 
 Bounds: at most `max_frames` and `max_bytes` wait. When full, the newest frame of the session that
-holds most gives way and the gap is remembered: one session that can never be completed (its
-author's predecessor is lost) can't starve the others. What gave way is fetched again by repair.
+holds most gives way: one session that can never be completed (its author's predecessor is lost)
+can't starve the others. What gave way is fetched again by repair. Frames that are ready and not
+taken count like those that wait.
 
 Not here: verification (before), decoding and applying (after), fetching what is missing (`repair`).
 """
@@ -87,10 +88,9 @@ class Inbox:
         self._ready: deque[Arrival] = deque()
         self.frames = 0
         self.bytes = 0
-        self.gapped = False
 
     def __repr__(self) -> str:
-        return f"<Inbox {self.frames} waiting, {self.bytes} bytes, gapped={self.gapped}>"
+        return f"<Inbox {self.frames} waiting, {self.bytes} bytes>"
 
     def offer(self, arrival: Arrival) -> Verdict:
         """Take a verified frame in. `DROPPED` means there was no room: it has to be fetched
@@ -102,14 +102,15 @@ class Inbox:
             return Verdict.DUPLICATE
         unmet = self._unmet(arrival)
         if unmet is None:
-            self._ready.append(arrival)
+            # With nothing before it, it is taken at once: it needs no room.
+            if self._ready and not self._fits(arrival):
+                return Verdict.DROPPED
+            self._make_ready(arrival)
             return Verdict.READY
         if not self._make_room(arrival):
-            self.gapped = True
             return Verdict.DROPPED
         self._waiting.setdefault(arrival.session, {})[arrival.first] = arrival
-        self.frames += 1
-        self.bytes += len(arrival.raw)
+        self._count(arrival, 1)
         self._hang(arrival, unmet)
         return Verdict.WAITING
 
@@ -117,6 +118,7 @@ class Inbox:
         """The next frame that can be applied now; `advanced` must be called once it is."""
         while self._ready:
             arrival = self._ready.popleft()
+            self._count(arrival, -1)
             if not self._seen(arrival.session, arrival.last):
                 return arrival
         return None
@@ -210,23 +212,31 @@ class Inbox:
             self._hang(arrival, unmet)
         else:
             self._forget(arrival)
-            self._ready.append(arrival)
+            self._make_ready(arrival)
+
+    def _make_ready(self, arrival: Arrival) -> None:
+        self._ready.append(arrival)
+        self._count(arrival, 1)
+
+    def _count(self, arrival: Arrival, by: int) -> None:
+        self.frames += by
+        self.bytes += by * len(arrival.raw)
 
     def _forget(self, arrival: Arrival) -> None:
         frames = self._waiting[arrival.session]
         del frames[arrival.first]
         if not frames:
             del self._waiting[arrival.session]
-        self.frames -= 1
-        self.bytes -= len(arrival.raw)
+        self._count(arrival, -1)
         # Its hook in `_hanging` stays behind; `_recheck` skips it, `_rehang` bounds how many are.
 
     def _make_room(self, arrival: Arrival) -> bool:
         """Make room for one more; False if the arrival itself is what should give way."""
-        size = len(arrival.raw)
-        if size > self._max_bytes:
+        if len(arrival.raw) > self._max_bytes:
             return False
-        while self.frames >= self._max_frames or self.bytes + size > self._max_bytes:
+        while not self._fits(arrival):
+            if not self._waiting:
+                return False
             mine = self._waiting.get(arrival.session, {})
             heaviest = max(sorted(self._waiting), key=lambda one: len(self._waiting[one]))
             frames = self._waiting[heaviest]
@@ -235,5 +245,7 @@ class Inbox:
                 if not mine or max(mine) < arrival.first:
                     return False
             self._forget(frames[max(frames)])
-            self.gapped = True
         return True
+
+    def _fits(self, arrival: Arrival) -> bool:
+        return self.frames < self._max_frames and self.bytes + len(arrival.raw) <= self._max_bytes

@@ -74,8 +74,10 @@ class Ingest:
         return Reception.GAPPED
 
     def pump(self, host: ShardHost) -> None:
-        """Apply every frame of this shard whose causes are all here."""
-        while (arrival := host.inbox.take()) is not None:
+        """Apply every frame of this shard whose causes are all here, until it is crowded with
+        heads: the committer pumps again once they are absorbed.
+        """
+        while not host.crowded and (arrival := host.inbox.take()) is not None:
             self._apply(host, arrival)
             host.inbox.advanced(arrival.session, arrival.last)
 
@@ -84,10 +86,14 @@ class Ingest:
         core = self._core
         try:
             opened = core.opener.open_snapshot(raw)
-            return opened, decode_snapshot(opened.body)
+            snapshot = decode_snapshot(opened.body)
+            if not opened.certificates.keys() >= snapshot.frontier.keys():
+                # What we journal on top of it could not be verified when it is read back.
+                raise UnknownSession("a snapshot without the certificates of all its sessions")
         except (FrameError, CodecError) as error:
             core.refuse("snapshot.refused", type(error).__name__, peer=source, detail=str(error))
             return None
+        return opened, snapshot
 
     def certificate(self, data: bytes, source: str) -> int | None:
         """Learn a session's certificate; its session, or None if it is refused."""
@@ -100,6 +106,11 @@ class Ingest:
 
     def _apply(self, host: ShardHost, arrival: Arrival) -> None:
         core, header = self._core, arrival.header
+        if not core.trust.keep(header.session):
+            # Forgotten while the frame waited. Then its session was in no frontier yet, and this is
+            # its first frame here, which carries the certificate.
+            core.opener.unseal(arrival.raw)
+            core.trust.keep(header.session)
         applied = host.apply(arrival)
         where = {"shard": host.index, "session": header.session, "first": header.first}
         if applied.forked:

@@ -15,6 +15,7 @@ EVENTS: Mapping[str, str] = {
     "replica.closed": "The session ended; `journaled`: everything written is on disk.",
     "replica.failed": "A task of the replica ended by a bug; edits are refused from now on.",
     "health.changed": "A part of the replica changed its state.",
+    "journal.read": "The journal was read: frames applied again, and how many of them are void.",
     "journal.failed": "The disk refused a batch; it is kept and tried again.",
     "journal.recovered": "The disk takes batches again.",
     "snapshot.saved": "A shard's snapshot is on disk.",
@@ -27,6 +28,7 @@ EVENTS: Mapping[str, str] = {
     "frame.void": "A properly signed frame had a malformed body: only its seqs are used up.",
     "frame.dropped": "The inbox was full; the frame will be fetched again.",
     "frame.forked": "A session's frame does not follow its last: two histories of one session.",
+    "heads.absorbed": "Too many sessions wrote without seeing each other; an own frame joins them.",
     "lattice.conflict": "Two payloads were found under one dot; the larger stays on every replica.",
     "clock.drift": "A peer stamped further ahead than the clock follows; check that host's clock.",
     "digest.mismatch": "Equal operations but different state: a bug or an attack; joining in full.",
@@ -34,6 +36,7 @@ EVENTS: Mapping[str, str] = {
     "link.down": "A link ended; the reason is said.",
     "link.refused": "A link was closed before use: ourselves, a foreign mesh, one too many.",
     "link.flood": "A peer sent more garbage than is tolerated; its link was closed.",
+    "link.deaf": "A peer asked for far more than it read; its link was closed.",
     "link.overflow": "A slow peer's queue was full; it will be repaired when it is empty again.",
     "link.error": "A bug: handling a peer's message failed; the link was closed.",
     "message.refused": "A peer's message could not be decoded.",
@@ -57,8 +60,8 @@ class LoggingProbe:
     ALARMS = frozenset(
         {
             "replica.failed", "journal.failed", "frame.refused", "frame.void", "frame.forked",
-            "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood", "link.error",
-            "snapshot.refused", "snapshot.failed", "message.refused",
+            "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood", "link.deaf",
+            "link.error", "snapshot.refused", "snapshot.failed", "message.refused",
         }
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 `exchange`'s.
 
 Each link is four tasks in one group; whichever ends first ends the link and the others. Nothing
-here waits without a bound: sending is the queue's (`dissemination.SendQueue`), a silent peer is
-given up after `dead_s`.
+here waits without a bound: sending is the queue's (`dissemination.SendQueue`), a peer of whom not
+one byte comes is given up after `dead` seconds, however long its messages take.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class PeerLink:
 
     def send(self, message: Message) -> None:
         """Queue a message. A peer that lets too many pile up loses the link."""
-        if not self.queue.offer(encode(message)):
+        if not self._ended and not self.queue.offer(encode(message)):
+            self._core.probe.event("link.deaf", peer=self.name, bytes=self.queue.bytes)
             self.end("it does not read what it asked for")
         self._outgoing.set()
 
@@ -226,7 +227,6 @@ class PeerLink:
     async def _read(self) -> None:
         while True:
             data = await self._link.receive()
-            self._heard_at = self._core.now()
             try:
                 message = decode(data)
             except CodecError as error:
@@ -267,9 +267,13 @@ class PeerLink:
 
     async def _beat(self) -> None:
         times = self._times
+        received = 0
         while True:
             await asyncio.sleep(times.beat / 2)
             now = self._core.now()
+            if self._link.received_bytes != received:
+                received = self._link.received_bytes
+                self._heard_at = now
             if now - self._heard_at >= times.dead and not self._throttled:
                 raise LinkClosed(f"{self.name} has been silent for {times.dead:g} s")
             if now - self._sent_at >= times.beat and not self.queue:

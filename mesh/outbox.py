@@ -58,10 +58,13 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, transaction: Transaction) -> int:
-        """Take a committed transaction, whose seqs follow those of the one before: its size."""
+    def add(self, transaction: Transaction, *, alone: bool = False) -> int:
+        """Take a committed transaction, whose seqs follow those of the one before: its size.
+
+        `alone`: it gets a frame of its own.
+        """
         size = transaction_bytes(transaction)
-        self._pending.append((size, transaction))
+        self._pending.append((self._target + 1 if alone else size, transaction))
         self.bytes += size
         self.written += len(transaction.operations)
         return size

@@ -21,8 +21,9 @@ async def open_core(
     """
     opener = Opener(identity.mesh, Trust(identity.mesh))
     recovered = await recover_journal(environment.journal, opener)
+    environment.probe.event("journal.read", frames=recovered.frames, voids=recovered.voids)
     key = _fresh_session(environment, identity, recovered)
-    opener.trust.learn(key.certificate)
+    opener.trust.keep(opener.trust.learn(key.certificate).session)
     frames, size = inbox_bounds(settings, identity.mesh.shards)
     hosts = []
     for index in range(identity.mesh.shards):

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crdt.access import ShardView
+from crdt.clock import HybridClock
 from crdt.frontier import frontier_hash
 from crdt.lattice import Shard
-from crdt.operation import Transaction, encode_body
+from crdt.operation import Transaction, encode_body, void
 from crdt.snapshot import ShardSnapshot, encode_snapshot
 from mesh.inbox import Arrival, Inbox
 from mesh.outbox import Cut, Outbox
@@ -20,7 +21,18 @@ from mesh.repair import Capture
 from persistence.base import FrameRecord
 from persistence.frame import frame_hash
 from persistence.journal import apply_frame, read_transactions
+from persistence.limits import MAX_DEPS
 from persistence.sealing import Draft, Sealer
+
+ABSORB_HEADS = 1_024
+"""Beyond this many heads a replica with nothing to say writes a frame that says nothing but them:
+all of them become its past, and one head is left.
+"""
+MAX_HEADS = MAX_DEPS - 64
+"""With this many, received frames wait until such a frame is cut: no frame can name many more."""
+HEADS_TYPE = "mesh.heads"
+HEADS_DOCUMENT = "mesh/heads"
+"""A name for operations that touch nothing; no such document ever exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +83,34 @@ class ShardHost:
         self._changed = True
         return self.outbox.add(transaction)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether no more frames may be applied before the next cut."""
+        return len(self.lattice.heads) >= MAX_HEADS
+
+    def absorb(self, actor: str, clock: HybridClock) -> int:
+        """If there are too many heads, write what names them in the next cut and has no other
+        effect: its size. Only right after a cut, so that it comes before everything else.
+        """
+        heads = len(self.lattice.heads)
+        if heads <= ABSORB_HEADS:
+            return 0
+        size = 0
+        for _ in range(-(-heads // MAX_DEPS)):
+            nothing = void(HEADS_DOCUMENT)
+            self.lattice.apply(self.session, self.outbox.written + 1, nothing)
+            transaction = Transaction(HEADS_TYPE, actor, clock.now(), "", (nothing,))
+            size += self.outbox.add(transaction, alone=True)
+        self._changed = True
+        return size
+
     def draft(self, cut: Cut) -> Draft:
         """One cut as a draft that depends on all that is applied here. Seal it before the next."""
         session = self.session
-        deps = tuple(sorted(dot for dot in self.lattice.heads.items() if dot[0] != session))
+        heads = sorted(dot for dot in self.lattice.heads.items() if dot[0] != session)
+        # Only frames of `absorb` ever meet more than fit. They say nothing, so nothing is lost
+        # where one comes before a frame it doesn't name; the last of them names the rest.
+        deps = tuple(heads[:MAX_DEPS])
         self.lattice.frame_applied(session, cut.first, cut.last, deps)
         return Draft(
             self.index, cut.first, cut.last, deps, cut.stamp,

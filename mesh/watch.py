@@ -68,6 +68,8 @@ def changes_of(transaction: Transaction, session: int, mine: bool) -> list[Chang
     """One change per document that the transaction wrote to."""
     touched: dict[str, set[str]] = {}
     for operation in transaction.operations:
+        if operation.payload is None and not operation.removals:
+            continue  # void: it touches nothing
         fields = touched.setdefault(operation.document, set())
         if operation.payload is not None:
             fields.add(field_name(operation.path))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -228,25 +228,42 @@ def session_bits(public: bytes, der: bytes) -> int:
 
 
 class Trust:
-    """The sessions a replica knows to belong to its mesh. Bounded; the longest unused is forgotten.
+    """The sessions a replica knows to belong to its mesh. Those it was told to keep stay; of the
+    others so many, and the longest unused is forgotten.
 
-    Forgetting is harmless: the frame that needs the session is refused as UnknownSession, and the
-    certificate is asked for again.
+    Forgetting those is harmless: the frame that needs the session is refused as UnknownSession, and
+    the certificate is asked for again. Of a session in a shard's frontier it is not: the shard's
+    snapshots would leave its certificate out, and the folder could not be opened again.
     """
 
     def __init__(self, genesis: Genesis) -> None:
         self._genesis = genesis
+        self._kept: dict[int, SessionInfo] = {}
         self._sessions: BoundedCache[int, SessionInfo] = BoundedCache(MAX_KNOWN_SESSIONS)
         self._replicas: BoundedCache[bytes, tuple[str, Ed25519PublicKey]] = BoundedCache(
             MAX_KNOWN_REPLICAS
         )
 
-    def __len__(self) -> int:
-        return len(self._sessions)
+    def __repr__(self) -> str:
+        return f"<Trust keeps {len(self._kept)} sessions, {len(self._sessions)} heard of lately>"
 
     def get(self, session: int) -> SessionInfo | None:
         """What is known of a session; None if its certificate was not seen, or forgotten."""
-        return self._sessions.get(session)
+        return self._kept.get(session) or self._sessions.get(session)
+
+    def keep(self, session: int) -> bool:
+        """Never forget this session; False if it is not known (any more)."""
+        info = self.get(session)
+        if info is not None:
+            self._kept[session] = info
+        return info is not None
+
+    def keep_all(self, certificates: Mapping[int, bytes], sessions: Iterable[int]) -> None:
+        """Never forget those of the sessions that are certified here. Raises as `learn`."""
+        for session in sessions:
+            if certificate := certificates.get(session):
+                self.learn(certificate)
+                self.keep(session)
 
     def certificates(self, sessions: Iterable[int]) -> list[bytes]:
         """The certificates of those of the given sessions that are known, in the order given."""

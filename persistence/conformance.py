@@ -24,6 +24,7 @@ async def check_journal(make: Make) -> None:
         _check_concurrent_appends,
         _check_snapshots,
         _check_pruning,
+        _check_size,
         _check_positions_after_pruning,
         _check_meta,
         _check_exact_bytes,
@@ -104,6 +105,31 @@ async def _check_pruning(journal: Journal) -> None:
     left = [(frame.shard, frame.session, frame.last) for _, frame in await journal.replay(0, 10)]
     assert left == [(2, 5, 3), (1, 6, 1), (1, 5, 7)], f"pruning left {left}"
     assert await journal.prune(1, {}) == 0, "pruned without a limit"
+
+
+async def _check_size(journal: Journal) -> None:
+    """Bytes held, after everything that changes them."""
+
+    async def held(expected: int, after: str) -> None:
+        size = await journal.size()
+        assert size == expected, f"size is {size} after {after}, and {expected} bytes are held"
+
+    await held(0, "nothing")
+    frames = [_frame(1, 5, at, at) for at in range(1, 5)]
+    one = len(frames[0].data)
+    await asyncio.gather(*(journal.append([frame]) for frame in frames[:3]))
+    last = await journal.append(frames[3:])
+    await held(4 * one, "appending")
+    await journal.save_snapshot(SnapshotRecord(1, last, b"state"))
+    await held(4 * one + 5, "a snapshot")
+    await journal.save_snapshot(SnapshotRecord(1, last - 1, b"an older state"))
+    await held(4 * one + 5, "a snapshot that came too late")
+    await journal.save_snapshot(SnapshotRecord(1, last, b"new"))
+    await held(4 * one + 3, "a snapshot instead of another")
+    assert await journal.prune(1, {5: 3, 6: 9}) == 3, "pruned too many or too few"
+    await held(one + 3, "pruning")
+    assert await journal.prune(1, {5: 3}) == 0, "pruned twice"
+    await held(one + 3, "pruning nothing")
 
 
 async def _check_positions_after_pruning(journal: Journal) -> None:

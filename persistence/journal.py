@@ -59,6 +59,7 @@ class Recovery:
             snapshot: ShardSnapshot = decode_snapshot(opened.body)
             shard = self._shard(opened.shard, record.shard, where)
             shard.join(snapshot)
+            self._opener.trust.keep_all(opened.certificates, shard.frontier)
         except (FrameError, CodecError) as fault:
             raise StorageError(f"{where} is refused: {fault}") from fault
         if shard.digest() != snapshot.digest:
@@ -101,6 +102,7 @@ class Recovery:
         self.result.frames += 1
         self.result.voids += transactions is None
         apply_frame(shard, header, transactions)
+        self._opener.trust.keep(header.session)
         self.result.chain[header.shard][header.session] = opened.hash
 
     def _shard(self, found: int, recorded: int, where: str) -> Shard:

@@ -110,8 +110,8 @@ class OpenedFrame:
 class OpenedSnapshot:
     """A whole shard as a replica of this mesh had it. `body` is `crdt.snapshot.encode_snapshot`'s.
 
-    `chain` holds the hash of the last contained frame of each session {session: hash}; the sessions
-    of `certificates` are known to the opener's trust by now.
+    `chain` holds the hash of the last contained frame of each session {session: hash};
+    `certificates`, all of them verified, that of each session {session: certificate}.
     """
 
     shard: int
@@ -120,7 +120,7 @@ class OpenedSnapshot:
     stamp: int
     body: bytes = field(repr=False)
     chain: Mapping[int, bytes] = field(repr=False)
-    certificates: tuple[bytes, ...] = field(repr=False)
+    certificates: Mapping[int, bytes] = field(repr=False)
 
 
 class Sealer:
@@ -313,9 +313,8 @@ class Opener:
         cipher = self._ciphers.find(_SNAPSHOT_KEY, session, shard, key_id)
         content = _inflate(_decrypt(cipher, nonce, sealed, header), MAX_SNAPSHOT_BYTES)
         body, chain, certificates = _snapshot_content(content)
-        for each in certificates:
-            self.trust.learn(each)
-        return OpenedSnapshot(shard, session, info.replica, stamp, body, chain, certificates)
+        known = {self.trust.learn(each).session: each for each in certificates}
+        return OpenedSnapshot(shard, session, info.replica, stamp, body, chain, known)
 
     def _parse(self, raw: bytes) -> Frame:
         return parse_frame(raw, self._genesis.id, self._genesis.shards)

@@ -17,8 +17,9 @@ import os
 import sqlite3
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,11 @@ _RANGE: Final = (
     "SELECT position, shard, session, first, last, own, data, crc FROM frames"
     " WHERE shard = ? AND session = ? AND last > ? AND first <= ? ORDER BY last, first LIMIT ?"
 )
+_PRUNE: Final = (
+    "DELETE FROM frames WHERE shard = ? AND session = ? AND last <= ? AND position <="
+    " coalesce((SELECT position FROM snapshots WHERE snapshots.shard = frames.shard), 0)"
+    " RETURNING length(data)"
+)
 
 
 class SqliteJournal:
@@ -84,6 +90,8 @@ class SqliteJournal:
         self._waiting: deque[_Append] = deque()
         self._closing: asyncio.Future[None] | None = None
         self._position = _last_position(database)
+        # Kept up to date by the writer thread: asking the table again reads a row for every frame.
+        self._frame_bytes = _sum_of_lengths(database, "frames")
         self.commits = 0
 
     @property
@@ -130,12 +138,8 @@ class SqliteJournal:
 
     async def prune(self, shard: int, upto: Mapping[int, int]) -> int:
         """See `Journal.prune`."""
-        sql = (
-            "DELETE FROM frames WHERE shard = ? AND session = ? AND last <= ? AND position <="
-            " coalesce((SELECT position FROM snapshots WHERE snapshots.shard = frames.shard), 0)"
-        )
         values = [(shard, session, seq) for session, seq in sorted(upto.items())]
-        return await self._on_thread(lambda: self._write(sql, values))
+        return await self._on_thread(lambda: self._prune(values))
 
     async def set_meta(self, values: Mapping[str, bytes]) -> None:
         """See `Journal.set_meta`. Raises ValueError for names that are the journal's own."""
@@ -224,14 +228,28 @@ class SqliteJournal:
                 raise
             return
         self._position = position
+        self._frame_bytes += size
         for item, end in zip(group, ends, strict=True):
             item.position = end
 
-    def _write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> int:
-        """One transaction: all rows or none, on disk when this returns. How many rows changed."""
+    def _write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with self._transaction():
+            self._database.executemany(sql, rows)
+
+    def _prune(self, limits: Sequence[tuple[int, int, int]]) -> int:
+        removed: list[tuple[int]] = []
+        with self._transaction():
+            for limit in limits:
+                removed += self._database.execute(_PRUNE, limit).fetchall()
+        self._frame_bytes -= sum(size for (size,) in removed)
+        return len(removed)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is done inside, or none of it; on disk when the block is left."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            changed = self._database.executemany(sql, rows).rowcount
+            yield
             self._database.execute("COMMIT")
         except BaseException:
             # SQLite has rolled back by itself after some errors (full disk), and then refuses to do
@@ -240,7 +258,6 @@ class SqliteJournal:
                 self._database.execute("ROLLBACK")
             raise
         self.commits += 1
-        return max(changed, 0)
 
     def _select(self, sql: str, values: tuple[int, ...]) -> list[tuple[int, FrameRecord]]:
         return [read_frame(row, self._path) for row in self._database.execute(sql, values)]
@@ -253,11 +270,8 @@ class SqliteJournal:
         return {name: value for name, value in rows if not name.startswith(_RESERVED)}
 
     def _measure(self) -> int:
-        total = 0
-        for table in ("frames", "snapshots"):
-            sql = f"SELECT coalesce(sum(length(data)), 0) FROM {table}"  # noqa: S608 - a constant
-            total += int(self._database.execute(sql).fetchone()[0])
-        return total
+        # Snapshots are one row a shard: few enough to be asked for.
+        return self._frame_bytes + _sum_of_lengths(self._database, "snapshots")
 
     def _shut(self) -> None:
         try:
@@ -421,6 +435,11 @@ def _create(database: sqlite3.Connection, genesis: Genesis) -> None:
 def _last_position(database: sqlite3.Connection) -> int:
     row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'frames'").fetchone()
     return 0 if row is None else int(row[0])
+
+
+def _sum_of_lengths(database: sqlite3.Connection, table: str) -> int:
+    sql = f"SELECT coalesce(sum(length(data)), 0) FROM {table}"  # noqa: S608 - a constant
+    return int(database.execute(sql).fetchone()[0])
 
 
 def _row(frame: FrameRecord) -> tuple[int, int, int, int, int, bytes, int]:

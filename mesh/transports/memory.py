@@ -39,6 +39,7 @@ class MemoryLink:
         self._bytes = 0
         self._changed = asyncio.Event()
         self._closed = ""
+        self.received_bytes = 0
         self.other: MemoryLink
 
     @property
@@ -84,6 +85,7 @@ class MemoryLink:
             await self._changed.wait()
         message = self._inbox.popleft()
         self._bytes -= len(message)
+        self.received_bytes += len(message)
         self._changed.set()
         return message
 
@@ -200,11 +202,6 @@ class MemoryNetwork:
             for link in transport.links:
                 if link.ends == pair:
                     link.end("the network was cut", lose=True)
-
-    def isolate(self, name: str) -> None:
-        """Cut a replica off from all others that listen now."""
-        for other in [each.name for each in self._listening.values() if each.name != name]:
-            self.cut(name, other)
 
     def heal(self) -> None:
         """All ways are open again."""

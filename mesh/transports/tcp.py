@@ -84,6 +84,8 @@ class TcpLink:
         self._forget = forget
         self._sending = asyncio.Lock()
         self._expected: int | None = None  # length of the message whose body is being received
+        self._body = bytearray()  # what of it is here
+        self._received = 0
         self._ended = ""  # why, once it has
         self._writer.transport.set_write_buffer_limits(high=limits.send_buffer_bytes)
 
@@ -101,6 +103,11 @@ class TcpLink:
     def address(self) -> str:
         """`host:port` of the other end, for people."""
         return self._address
+
+    @property
+    def received_bytes(self) -> int:
+        """See `Link.received_bytes`: counted piece by piece."""
+        return self._received
 
     async def send(self, message: bytes) -> None:
         """Hand over one message, waiting for a slow peer. Raises LinkClosed, MessageTooLarge."""
@@ -136,14 +143,24 @@ class TcpLink:
                     self._probe.event("link.oversized", peer=self._peer, bytes=size)
                     self._end(f"the peer announced a message of {size} bytes")
                     self._check_open()
+                self._received += LENGTH_BYTES
                 self._expected = size
-            message = await self._reader.readexactly(self._expected)
+            while len(self._body) < self._expected:
+                # In pieces, so that a large message on a slow link is seen to come.
+                piece = await self._reader.read(self._expected - len(self._body))
+                if not piece:
+                    self._end("the peer closed it")
+                    self._check_open()
+                self._body += piece
+                self._received += len(piece)
         except asyncio.IncompleteReadError:
             self._end("the peer closed it")
             raise self._closed() from None
         except OSError as error:
             self._end(f"the connection broke: {error}")
             raise self._closed() from None
+        message = bytes(self._body)
+        self._body.clear()
         self._expected = None
         return message
 

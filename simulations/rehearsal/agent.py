@@ -26,7 +26,7 @@ from simulations.rehearsal.fleet import Frontier, read_frontier
 from simulations.rehearsal.heartbeat import Heartbeat
 from simulations.rehearsal.index import Index
 from simulations.rehearsal.roles import DOCUMENTATION, REVIEWER, ROLES
-from simulations.rehearsal.source import SourceTree, discover
+from simulations.rehearsal.source import SourceTree
 from simulations.rehearsal.work import Analyst, Lead, Reviewer
 from workflows.state import AgentState, WorkflowState
 
@@ -252,7 +252,7 @@ async def main(task: wire.AgentTask) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    tree = await asyncio.to_thread(discover, Path(task.tree))
+    tree = await asyncio.to_thread(SourceTree.saved, Path(task.tree))
     async with Replica.open(task.folder, settings=settings_of(task)) as replica:
         await Agent(task, replica, tree).run(stop)
 

@@ -102,17 +102,18 @@ class Child:
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace: float) -> bool:
-        """Ask it to end (SIGTERM), kill it after `grace` seconds. True if it ended by itself."""
+        """Ask it to end (SIGTERM), kill it after `grace` seconds. True if it ended in order: by
+        itself, and with nothing to complain of.
+        """
         self.expected_to_end = True
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace):
-                await self.ended()
+                return await self.ended() == 0
         except TimeoutError:
             self.kill()
             await self.ended()
             return False
-        return True
 
     def last_words(self) -> str:
         """The last line of its log, for a message that says why it failed."""

@@ -36,7 +36,6 @@ class Options:
     source: str
     players: plan.Cast
     faults: plan.FaultPlan
-    keep: Path
 
 
 def demo(
@@ -70,14 +69,13 @@ def demo(
             str(tree or f"the standard library of Python {platform.python_version()}"),
             players,
             plan.draw(players, seed, partition_seconds),
-            keep,
         )
-        folder = KeepFolder.open(options.keep)
+        with Interrupt() as interrupt:
+            folder = KeepFolder.open(keep)
+            outcome, verdict = _carry_out(options, folder, console, interrupt)
+            folder.complete()
     except CallerError as error:
         _fail(str(error), 2)
-    with Interrupt() as interrupt:
-        outcome, verdict = _carry_out(options, folder, console, interrupt)
-        folder.complete()
     _show(console, outcome, verdict, folder.target)
     if as_json:
         sys.stdout.write(json.dumps(outcome) + "\n")
@@ -94,7 +92,7 @@ def _carry_out(
     except asyncio.CancelledError:
         folder.discard()
         _fail("interrupted: everything was stopped, nothing was kept", _INTERRUPTED)
-    except MeshError as error:
+    except (MeshError, OSError) as error:  # OSError: a full disk, no more processes or files
         logs = folder.rescue_logs()
         folder.discard()
         _fail(f"{error}; logs: {logs}" if logs else str(error), 1)
@@ -115,14 +113,14 @@ async def _run(
             f"{len(modules)} modules of {options.source}, {len(options.players)} agents; "
             "starting Temporal, a worker and the fleet"
         )
-        async with open_fleet(folder.work, options.tree.root, options.players) as fleet:
+        async with open_fleet(folder.work, options.tree, options.players) as fleet:
             course = Course(fleet, options.faults, len(modules), board, screen)
             screen.say(f"all agents are up, Temporal {fleet.temporal.version}")
             measured = await course.run()
             board.phase = "verdict"
             screen.say("all agents stop; the verdict is read from their journals")
-            for name in await fleet.stop():
-                screen.say(f"{name} had to be killed", "bold red")
+            for complaint in await fleet.stop():
+                screen.say(complaint, "bold red")
             await fleet.stop_worker()
             services = {"temporal": fleet.temporal.version, "sqlite": sqlite3.sqlite_version}
             promises = fleet.promises

@@ -16,6 +16,7 @@ from simulations.rehearsal.roles import ROLES
 from simulations.rehearsal.screen import Board, Row, Screen
 
 STALL_SECONDS = 120.0
+UNDECIDED_SECONDS = 10.0
 QUIET_SECONDS = 60.0
 _MEASURE_SECONDS = 1.5
 
@@ -60,6 +61,7 @@ class Course:
         self._screen = screen
         self._result = CourseResult()
         self._gone: set[str] = set()
+        self._undecided = False
         board.modules = modules
         for name, roles in fleet.players.items():
             board.rows[name] = Row(
@@ -108,26 +110,40 @@ class Course:
         while self._board.final < progress * self._modules:
             await self._fleet.news()
             self.refresh()
+            self._notice_temporal()
             now = time.monotonic()
             if self._board.done != latest:
                 latest, since = self._board.done, now
-            elif now - since > STALL_SECONDS:
-                decides = "" if self._fleet.temporal.running else "; Temporal has ended"
+            elif now - since > (UNDECIDED_SECONDS if self._undecided else STALL_SECONDS):
+                why = "Temporal has ended: " if self._undecided else ""
                 raise FleetError(
-                    f"nothing moved for {STALL_SECONDS:g} s with {self._board.final} of "
-                    f"{self._modules} modules final{decides}"
+                    f"{why}nothing moved for {now - since:.0f} s with {self._board.final} of "
+                    f"{self._modules} modules final"
                 )
+
+    def _notice_temporal(self) -> None:
+        """Say once that nobody decides any more. It stops no agent, so not the fleet either."""
+        if not self._undecided and not self._fleet.temporal.running:
+            self._undecided = True
+            self._screen.say(
+                "Temporal has ended: agents go on with all that commutes, nothing is decided",
+                "bold red",
+            )
 
     @contextlib.asynccontextmanager
     async def _watching(self) -> Any:
-        """Keep the screen alive during a step that waits for something else."""
+        """Keep the screen alive during a step that waits for something else.
+
+        Raises FleetError at the end of the step if a process failed meanwhile.
+        """
         watcher = asyncio.create_task(self._watch())
         try:
             yield
         finally:
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            (outcome,) = await asyncio.gather(watcher, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
 
     async def _watch(self) -> None:
         while True:

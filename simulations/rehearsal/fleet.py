@@ -21,6 +21,7 @@ from simulations.checkers import Acknowledged
 from simulations.rehearsal import plan
 from simulations.rehearsal.child import Child
 from simulations.rehearsal.proxy import LinkProxy
+from simulations.rehearsal.source import SourceTree
 from simulations.rehearsal.wire import AgentTask
 
 START_SECONDS = 60.0
@@ -81,7 +82,7 @@ class Fleet:
     """The processes of one run. Made by `open_fleet`, which also ends them."""
 
     def __init__(
-        self, folder: Path, tree: Path, players: plan.Cast, temporal: TemporalServer
+        self, folder: Path, tree: SourceTree, players: plan.Cast, temporal: TemporalServer
     ) -> None:
         self.folder = folder
         self.players = players
@@ -102,6 +103,10 @@ class Fleet:
         """All agents, in order."""
         return sorted(self.players)
 
+    @property
+    def _listing(self) -> Path:
+        return self.folder / "tree.json"
+
     def agent_folder(self, name: str) -> Path:
         """Where an agent keeps its data."""
         return self.folder / "agents" / name
@@ -110,10 +115,17 @@ class Fleet:
         """Found a mesh of its own, start the worker and all agents, wait until they are ready."""
         for part in ("agents", "logs"):
             (self.folder / part).mkdir()
+        await asyncio.to_thread(self._tree.save, self._listing)
         await asyncio.to_thread(create_genesis, self.folder / "mesh", "mesh-demo")
         await self.proxy.open(plan.pairs(self.players))
         await self._start_worker()
-        await asyncio.gather(*(self.start_agent(name) for name in self.names))
+        starting = [asyncio.create_task(self.start_agent(name)) for name in self.names]
+        try:
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:  # of one that failed the others don't know: none starts later
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
     async def _start_worker(self) -> None:
         self._worker = await Child.start(
@@ -133,7 +145,7 @@ class Fleet:
             name=name,
             parent=os.getpid(),
             folder=str(folder),
-            tree=str(self._tree),
+            tree=str(self._listing),
             cast=dict(self.players),
             seeds=tuple(self.proxy.seeds(name)),
             temporal=self.temporal.address,
@@ -203,11 +215,13 @@ class Fleet:
             raise self._failure
 
     async def stop(self) -> list[str]:
-        """End all agents in order: they close their replicas. Who had to be killed instead."""
+        """End all agents: they close their replicas. Who failed to, or had to be killed."""
         children = list(self._agents.values())
         ended = await asyncio.gather(*(child.stop(STOP_SECONDS) for child in children))
         return [
-            child.name for child, by_itself in zip(children, ended, strict=True) if not by_itself
+            f"{child.name} did not end in order: {child.last_words()}"
+            for child, in_order in zip(children, ended, strict=True)
+            if not in_order
         ]
 
     async def close(self) -> None:
@@ -289,7 +303,7 @@ def total(frontier: Frontier) -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(folder: Path, tree: Path, players: plan.Cast) -> AsyncIterator[Fleet]:
+async def open_fleet(folder: Path, tree: SourceTree, players: plan.Cast) -> AsyncIterator[Fleet]:
     """A started fleet with its Temporal server; all of it is gone when the block ends."""
     async with TemporalServer.start(folder / "temporal", in_memory=True) as temporal:
         fleet = Fleet(folder, tree, players, temporal)

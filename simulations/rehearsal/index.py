@@ -83,7 +83,7 @@ class Index:
             async with asyncio.timeout(timeout):
                 await event.wait()
         await asyncio.sleep(0.02)
-        if self._changed is event:
+        if event.is_set() and self._changed is event:
             self._changed = asyncio.Event()
 
     async def follow(self) -> None:

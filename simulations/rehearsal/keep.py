@@ -20,7 +20,7 @@ _FORMAT = 1
 
 
 class KeepError(CallerError):
-    """The folder to keep the run in cannot be used; nothing was changed."""
+    """The folder to keep the run in cannot be used; what was there before was not touched."""
 
 
 class KeepFolder:
@@ -34,59 +34,55 @@ class KeepFolder:
     @classmethod
     def open(cls, target: Path) -> KeepFolder:
         """Take the folder. Raises KeepError if something else is there, or another demo has it."""
-        target = target.absolute()  # links are not followed: what is named is what is replaced
-        if target.exists() and not is_demo(target):
-            raise KeepError(
-                f"--keep {target}: something is there that is not a demo's; name another folder"
-            )
-        if not target.parent.is_dir():
-            raise KeepError(f"--keep {target}: there is no folder {target.parent}; make it first")
-        work = target.parent / f".{target.name}.partial"
-        if work.exists() and not is_demo(work):
-            raise KeepError(f"--keep {target}: {work} is in the way and not a demo's; remove it")
+        target = target.absolute()
         try:
-            lock = FolderLock(target.parent / f".{target.name}.lock", owner=True)
-        except CallerError as error:
-            raise KeepError(f"--keep {target}: another demo is using it ({error})") from None
-        try:
-            if work.exists():
-                shutil.rmtree(work)
-            work.mkdir()
-            (work / MARKER).write_text(json.dumps({"statemesh": "demo", "format": _FORMAT}) + "\n")
+            _check(target)
+            lock = _lock(target)
+            try:
+                return cls(target, _begin(target), lock)
+            except OSError:
+                _unlock(target, lock)
+                raise
         except OSError as error:
-            lock.release()
-            raise KeepError(f"--keep {target}: {error.strerror}: {error.filename}") from None
-        return cls(target, work, lock)
+            reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+            raise KeepError(f"--keep {target}: {reason}; name another folder") from None
 
     def complete(self) -> None:
-        """Move the finished run to its place; an older run that is there goes."""
-        old = self.target.parent / f".{self.target.name}.old"
-        if old.exists():
-            shutil.rmtree(old)
-        if self.target.exists():
-            self.target.rename(old)
-        self.work.rename(self.target)
-        if old.exists():
-            shutil.rmtree(old)
-        self._release()
+        """Move the finished run to its place; an older run that is there goes.
+
+        Raises KeepError, and leaves the run in `work`, if something else is there by now.
+        """
+        old = _old(self.target)
+        try:
+            _check(self.target)
+            if old.exists():
+                shutil.rmtree(old)
+            if self.target.exists():
+                self.target.rename(old)
+            self.work.rename(self.target)
+            if old.exists():
+                shutil.rmtree(old)
+        except (OSError, KeepError) as error:
+            raise KeepError(f"{error}; until the next run, this one is in {self.work}") from None
+        finally:
+            _unlock(self.target, self._lock)
 
     def rescue_logs(self) -> str:
         """Move a failed run's logs to the system's temporary folder before `discard`; where."""
         if not (self.work / "logs").is_dir():
             return ""
-        place = Path(tempfile.mkdtemp(prefix="mesh-demo-"))
-        shutil.move(self.work / "logs", place)
+        try:
+            place = Path(tempfile.mkdtemp(prefix="mesh-demo-"))
+            shutil.move(self.work / "logs", place)
+        except OSError:
+            return ""  # a full disk, say: what the run failed of is still to be told
         return str(place / "logs")
 
     def discard(self) -> None:
         """Remove what the run wrote; an older run stays as it was."""
         if self.work.exists():
             shutil.rmtree(self.work)
-        self._release()
-
-    def _release(self) -> None:
-        (self.target.parent / f".{self.target.name}.lock").unlink(missing_ok=True)
-        self._lock.release()
+        _unlock(self.target, self._lock)
 
 
 def is_demo(folder: Path) -> bool:
@@ -96,3 +92,62 @@ def is_demo(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("statemesh") == "demo"
+
+
+def _check(target: Path) -> None:
+    """Nothing of anybody else's is where the run is to work and to end up. Raises KeepError."""
+    if target.is_symlink():
+        raise KeepError(f"--keep {target}: this is a link; name the folder itself")
+    if target.exists() and not is_demo(target):
+        raise KeepError(
+            f"--keep {target}: something is there that is not a demo's; name another folder"
+        )
+    if not target.parent.is_dir():
+        raise KeepError(f"--keep {target}: there is no folder {target.parent}; make it first")
+    for neighbour in (_work(target), _old(target)):
+        if neighbour.exists() and not is_demo(neighbour):
+            raise KeepError(
+                f"--keep {target}: {neighbour} is in the way and not a demo's; remove it"
+            )
+
+
+def _begin(target: Path) -> Path:
+    """An empty folder to work in, marked as a demo's."""
+    work = _work(target)
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir()
+    (work / MARKER).write_text(json.dumps({"statemesh": "demo", "format": _FORMAT}) + "\n")
+    return work
+
+
+def _lock(target: Path) -> FolderLock:
+    file = _lock_file(target)
+    try:
+        return FolderLock(file, owner=True)
+    except CallerError as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            raise KeepError(
+                f"--keep {target}: another demo is using it (process {file.read_text().strip()}); "
+                "wait for it, or name another folder"
+            ) from None
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+
+
+def _unlock(target: Path, lock: FolderLock) -> None:
+    _lock_file(target).unlink(missing_ok=True)
+    lock.release()
+
+
+def _lock_file(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
+
+
+def _work(target: Path) -> Path:
+    return target.parent / f".{target.name}.partial"
+
+
+def _old(target: Path) -> Path:
+    return target.parent / f".{target.name}.old"

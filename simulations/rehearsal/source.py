@@ -7,7 +7,9 @@ becomes one finding of the module concerned; the audit goes on.
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
+import json
 import os
 import re
 import sysconfig
@@ -22,14 +24,15 @@ from typing import Any
 from crdt.errors import CallerError
 
 __all__ = (
-    "MAX_FILE_BYTES", "MAX_FINDINGS_PER_ROLE", "Analysis", "Finding", "PublicFunction",
-    "SourceModule", "SourceTree", "TreeError", "discover", "load", "module_name",
-    "standard_library",
+    "MAX_FILE_BYTES", "MAX_FINDINGS_PER_ROLE", "MAX_MESSAGE", "Analysis", "Finding",
+    "PublicFunction", "SourceModule", "SourceTree", "TreeError", "discover", "load", "module_name",
+    "read_source", "shortened", "standard_library",
 )  # fmt: skip
 
 MAX_MODULES = 20_000
 MAX_FILE_BYTES = 4_000_000
 MAX_FINDINGS_PER_ROLE = 40
+MAX_MESSAGE = 2_000
 
 _SKIPPED_FOLDERS = {
     "__pycache__", "site-packages", "dist-packages", "node_modules", "build", "dist", "venv",
@@ -54,6 +57,9 @@ class Finding:
     message: str
     column: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", shortened(self.message, MAX_MESSAGE))
+
     @property
     def key(self) -> str:
         """The same for the same finding in the same file, whoever computes it and how often."""
@@ -67,6 +73,11 @@ class Finding:
             "line": self.line,
             "message": self.message,
         }
+
+
+def shortened(text: str, most: int) -> str:
+    """Names in the audited source may be of any length; what is stored may not."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +193,20 @@ def _is_test(relative: tuple[str, ...]) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, ...]]:
-    """Every Python file below `root`, as path parts, in an order independent of the file system."""
-    for folder, children, files in os.walk(root):
+    """Every Python file below `root`, as path parts, in an order independent of the file system.
+
+    Raises OSError for a folder that cannot be read: an audit that passes it over proves nothing.
+    """
+    for folder, children, files in os.walk(root, onerror=_refuse):
         children[:] = sorted(
             name for name in children if name not in _SKIPPED_FOLDERS and not name.startswith(".")
         )
         above = Path(folder).relative_to(root).parts
         yield from ((*above, name) for name in sorted(files) if name.endswith(".py"))
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +230,41 @@ class SourceTree:
         """Read and parse one module. Never raises: what went wrong is the module's `problem`."""
         return load(self.root / self.files[name], name)
 
+    def save(self, listing: Path) -> None:
+        """Write down what belongs to the tree, so that others see the same tree later on."""
+        files = {name: str(path) for name, path in self.files.items()}
+        tests = [str(path) for path in self.tests]
+        plain = {"root": str(self.root.absolute()), "files": files, "tests": tests}
+        listing.write_text(json.dumps(plain), encoding="ascii")
+
+    @staticmethod
+    def saved(listing: Path) -> SourceTree:
+        """The tree as it was when it was saved, whatever has been added to its folder since."""
+        plain = json.loads(listing.read_text(encoding="ascii"))
+        files = {name: Path(path) for name, path in plain["files"].items()}
+        return SourceTree(Path(plain["root"]), files, tuple(map(Path, plain["tests"])))
+
 
 def discover(root: Path) -> SourceTree:
     """Find the modules and the tests below `root`. Raises TreeError, naming the cure."""
-    if not root.exists():
-        raise TreeError(f"--tree {root}: there is no such folder; name one that holds Python files")
-    if not root.is_dir():
-        raise TreeError(f"--tree {root}: this is a file; name the folder that holds it")
     files: dict[str, Path] = {}
     tests: list[Path] = []
-    for relative in _walk(root):
-        if _is_test(relative):
-            tests.append(Path(*relative))
-        else:
-            files[_document_name("/".join(relative))] = Path(*relative)
+    try:
+        if not root.exists():
+            raise TreeError(
+                f"--tree {root}: there is no such folder; name one that holds Python files"
+            )
+        if not root.is_dir():
+            raise TreeError(f"--tree {root}: this is a file; name the folder that holds it")
+        for relative in _walk(root):
+            if _is_test(relative):
+                tests.append(Path(*relative))
+            else:
+                files[_document_name("/".join(relative))] = Path(*relative)
+    except OSError as error:
+        raise TreeError(
+            f"--tree {root}: {error.strerror}: {error.filename}; make it readable, or name another"
+        ) from None
     if not files:
         raise TreeError(f"--tree {root}: no Python file in it that is not a test; name another one")
     if len(files) > MAX_MODULES:
@@ -245,12 +284,19 @@ def _document_name(path: str) -> str:
     return f"{hashlib.blake2b(raw, digest_size=8).hexdigest()}/{readable}"
 
 
+def read_source(file: Path, limit: int) -> bytes:
+    """At most `limit` bytes of a regular file: a pipe would be waited for. Raises OSError."""
+    if not file.is_file() and file.exists():
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    with file.open("rb") as stream:
+        return stream.read(limit)
+
+
 def load(file: Path, path: str) -> SourceModule:
     """Read and parse `file` as the module called `path`. Never raises, see `problem`."""
     empty = ast.Module(body=[], type_ignores=[])
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        data = read_source(file, MAX_FILE_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         problem = Finding("unreadable", "high", 0, f"the file cannot be read: {reason}")

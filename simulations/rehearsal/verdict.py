@@ -77,7 +77,8 @@ async def judge(
             return_exceptions=True,
         )
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Also if interrupted: a reader that went on would write into a folder being cleared away.
+        pool.shutdown(wait=True, cancel_futures=True)
     examined: list[Examined] = []
     unreadable: list[str] = []
     for folder, one in zip(folders, read, strict=True):

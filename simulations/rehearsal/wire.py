@@ -24,7 +24,10 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AgentTask:
-    """The first line an agent is given: everything it has to know to take part."""
+    """The first line an agent is given: everything it has to know to take part.
+
+    `tree` names the saved listing of the source tree, which is the same for all and for ever.
+    """
 
     name: str
     parent: int

@@ -8,8 +8,7 @@ claim.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from simulations.rehearsal.audit import ANALYSED, CLAIMED, QUEUED, REVIEWED, Task
@@ -112,7 +111,9 @@ class _Claimant:
                         del self._active[name]
                         task.result()
         finally:
-            await _cancelled(self._active.values())
+            for task in self._active.values():
+                task.cancel()
+            await asyncio.gather(*self._active.values(), return_exceptions=True)
 
     def _wanted(self, room: int) -> list[str]:
         raise NotImplementedError
@@ -218,13 +219,3 @@ class Reviewer(_Claimant):
         assert task is not None, "a reviewed module has its task"
         grave = any(finding["severity"] == "high" for finding in task.findings.values())
         await desk.decide(name, "reject" if grave else "accept")
-
-
-async def _cancelled(tasks: Iterator[asyncio.Task[None]] | Any) -> None:
-    """Cancel them and wait until they are gone."""
-    waiting = list(tasks)
-    for task in waiting:
-        task.cancel()
-    for task in waiting:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task

@@ -75,7 +75,7 @@ class Chaos:
                 a, b = self.rng.sample(NAMES, 2)
                 self.world.network.cut(a, b)
             case 2:
-                self.world.network.isolate(self.rng.choice(NAMES))
+                self.world.isolate(self.rng.choice(NAMES))
             case 3 | 4:
                 self.world.network.heal()
             case 5:

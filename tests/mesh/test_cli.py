@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -170,6 +173,39 @@ def test_commands_of_other_packages_are_there(capsys: pytest.CaptureFixture[str]
     overview = output(capsys, "--help")
     for point in importlib.metadata.entry_points(group="statemesh.commands"):
         assert point.name in overview
+
+
+def test_output_fits_a_terminal_that_knows_only_ascii(home: Path) -> None:
+    async def write() -> None:
+        async with open_replica("agent-a") as replica:
+            with replica.edit(Task, "1") as task:
+                task.title = "…\U0001f600"
+            await replica.flush(Durability.JOURNAL, timeout=20)
+
+    asyncio.run(write())
+    for arguments, expected in (
+        (["--json"], r'"title": "\u2026\ud83d\ude00"'),
+        ([], r'title: "\u2026\U0001f600"'),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, "dump", "agent-a", *arguments],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
+def test_the_environment_in_the_guide_is_understood(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    shown = dict(re.findall(r"`(STATEMESH_[A-Z_]+)=(\S+?)`", guide))
+    assert set(shown) == {"STATEMESH_PEERS__LISTEN", "STATEMESH_PEERS__SEEDS"}
+    for name, value in shown.items():
+        monkeypatch.setenv(name, shlex.split(value)[0])
+    peers = json.loads(output(capsys, "settings", "--json"))["peers"]
+    assert peers["seeds"] == ["127.0.0.1:7402", "127.0.0.1:7403"]
 
 
 def test_plain_json_has_a_form_for_everything() -> None:

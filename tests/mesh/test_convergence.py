@@ -81,7 +81,7 @@ async def test_a_partition_heals(world: World) -> None:
     rng = random.Random(3)
     async with running(a, b, c):
         await eventually(lambda: all(len(r.peers()) == 2 for r in (a, b, c)), "all are linked")
-        world.network.isolate("c")
+        world.isolate("c")
         await eventually(lambda: not any(peer.connected for peer in c.peers()), "c is alone")
         assert c.health()["peers"].state == "degraded"
         for replica in (a, b, c):
@@ -254,7 +254,9 @@ async def test_frames_dropped_for_want_of_a_certificate_are_fetched_with_it(
                 note.text = text
             if text == "after":
                 # b had the author's certificate when it greeted a, and has lost it since.
-                b._check().core.trust._sessions._entries.pop(author.session)
+                trust = b._check().core.trust
+                trust._kept.pop(author.session)
+                trust._sessions._entries.pop(author.session)
             await eventually(lambda: same(a, author), "a has it")
             await a.flush()
             exchange.announce(exchange.links["b"])

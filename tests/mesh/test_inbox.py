@@ -92,13 +92,12 @@ def test_what_a_join_brought_is_dropped_at_a_rescan() -> None:
     assert inbox.frames == 0
 
 
-def test_overflow_drops_the_newest_and_marks_a_gap() -> None:
+def test_overflow_drops_the_newest() -> None:
     applied = Applied()
     inbox = Inbox(applied.seen, max_frames=4)
     for first in (2, 3, 4, 5):
         assert inbox.offer(frame(1, first)) is Verdict.WAITING
     assert inbox.offer(frame(1, 6)) is Verdict.DROPPED
-    assert inbox.gapped
     # Another session gets its share: the newest of the heaviest gives way.
     assert inbox.offer(frame(2, 2)) is Verdict.WAITING
     assert inbox.frames == 4
@@ -110,6 +109,23 @@ def test_overflow_drops_the_newest_and_marks_a_gap() -> None:
     inbox.offer(frame(2, 1))
     applied.drain(inbox)
     assert applied.frontier == {1: 5, 2: 2}
+
+
+def test_ready_frames_that_nobody_takes_are_bounded_too() -> None:
+    applied = Applied()
+    inbox = Inbox(applied.seen, max_frames=4, max_bytes=100)
+    assert [inbox.offer(frame(session, 1)) for session in range(1, 5)] == [Verdict.READY] * 4
+    assert inbox.offer(frame(5, 1)) is Verdict.DROPPED
+    assert inbox.offer(frame(5, 2)) is Verdict.DROPPED
+    assert (inbox.frames, inbox.bytes) == (4, 40)
+    applied.drain(inbox)
+    assert (inbox.frames, inbox.bytes) == (0, 0)
+    # One that is taken at once needs no room, however full it is with others that wait.
+    for first in (2, 3, 4, 5):
+        inbox.offer(frame(9, first))
+    assert inbox.offer(frame(9, 1)) is Verdict.READY
+    applied.drain(inbox)
+    assert applied.frontier[9] == 5
 
 
 def test_overflow_by_bytes() -> None:

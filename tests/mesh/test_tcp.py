@@ -19,6 +19,7 @@ from mesh.settings import PeersSettings, split_address
 from mesh.transports.tcp import MessageTooLarge, TcpTransport, Unreachable
 from mesh.transports.tls import PROTOCOL
 from persistence.identity import Identity, create_genesis, provision
+from tests.mesh.world import eventually
 
 
 class WakingProbe(CountingProbe):
@@ -330,3 +331,23 @@ async def test_a_failing_acceptor_loses_only_its_link(join: Join) -> None:
             await link.receive()
     await node.saw("link.closed", 2)
     assert [str(failure) for failure in failures] == ["bug with b", "bug with b"]
+
+
+async def test_a_message_that_takes_its_time_is_seen_to_come(join: Join) -> None:
+    """Byte by byte, over cancelled receives, none lost."""
+    dialled, accepted = await connected(join("b"), await join("a").listen())
+    message = bytes(range(200)) * 5
+    wire = len(message).to_bytes(4, "big") + message
+    seen = []
+    for start in range(0, len(wire), 100):
+        receiving = asyncio.ensure_future(accepted.receive())
+        dialled._writer.write(wire[start : start + 100])  # type: ignore[attr-defined]
+        upto = min(start + 100, len(wire))
+        await eventually(lambda: accepted.received_bytes >= upto)  # noqa: B023 - waited for here
+        seen.append(accepted.received_bytes)
+        await asyncio.sleep(0)
+        if start + 100 < len(wire):
+            receiving.cancel()
+            await asyncio.wait([receiving])
+    assert seen == [*range(100, 1001, 100), len(wire)]
+    assert await receiving == message

@@ -152,6 +152,12 @@ class World:
         )  # fmt: skip
         return Replica(Settings().override(**values), environment, self.identity(name), times=times)
 
+    def isolate(self, name: str) -> None:
+        """Cut a replica off from all others."""
+        for other in self.identities:
+            if other != name:
+                self.network.cut(name, other)
+
     async def forget(self, name: str) -> None:
         """The replica's folder is lost."""
         await self.journals.pop(name).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import select
 import shutil
@@ -208,14 +209,27 @@ def test_a_damaged_folder_is_a_problem_not_a_crash(run: Run, tmp_path: Path) -> 
     assert verdict.problems[0].startswith(f"{damaged.name}: its folder cannot be read: ")
 
 
+async def test_no_reader_outlives_an_interrupted_verdict(run: Run, tmp_path: Path) -> None:
+    """One that did would write the report into a folder that is being cleared away."""
+    judging = asyncio.create_task(judge(run.agents, [], [], [], tmp_path))
+    while not multiprocessing.active_children():  # noqa: ASYNC110 - nothing tells of a start
+        await asyncio.sleep(0)
+    judging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await judging
+    assert multiprocessing.active_children() == []
+
+
 # ------------------------------------------------------------------ ends before the end
 
 
 @contextlib.contextmanager
-def running(tree: Path, keep: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def running(
+    tree: Path, keep: Path, agents: int = 3
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A demo that has come as far as having agents; and the process ids of all it started."""
     process = subprocess.Popen(
-        command("--tree", str(tree), "--agents", "3", "--keep", str(keep)),
+        command("--tree", str(tree), "--agents", str(agents), "--keep", str(keep)),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -243,6 +257,10 @@ def descendants(pid: int) -> list[int]:
         found.extend(below)
         waiting.extend(below)
     return found
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def assert_ends(pid: int, seconds: float) -> None:
@@ -286,6 +304,52 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_file_added_while_the_fleet_works_is_not_audited(tmp_path: Path) -> None:
+    """Least of all by the agent that comes back after it was added: the others don't know it.
+
+    Of two agents the one that is killed is the one that makes the tasks.
+    """
+    tree = make_tree(tmp_path / "tree")
+    with running(tree, tmp_path / "kept", agents=2) as (process, _):
+        (tree / "added.py").write_text("def f(x): pass\n")
+        output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    assert "CRASH: requirements-analyst" in output
+    assert "added.py" not in tasks_in(
+        load_folder(tmp_path / "kept" / "agents" / "requirements-analyst")
+    )
+
+
+def test_without_temporal_the_fleet_goes_on_until_only_decisions_are_missing(
+    tmp_path: Path,
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    with running(tree, tmp_path / "kept") as (process, children):
+        (temporal,) = (pid for pid in children if b"start-dev" in command_line(pid))
+        os.kill(temporal, signal.SIGKILL)
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode == 1, output
+    assert "Temporal has ended: agents go on with all that commutes" in output
+    assert f" of {MODULES} modules final; logs: " in output.splitlines()[-1]
+    shutil.rmtree(Path(output.rpartition("logs: ")[2].strip()).parent)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    """A process that may open few files: nothing can be started."""
+    tree = make_tree(tmp_path / "tree")
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *command("--tree", str(tree))],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 24] Too many open files")
+    assert len(done.stderr.strip().splitlines()) == 1
+    if "logs: " in done.stderr:
+        shutil.rmtree(Path(done.stderr.rpartition("logs: ")[2].strip()).parent)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -298,6 +362,8 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
         (["--tree", "empty"], "no Python file"),
         (["--keep", "taken"], "not a demo's"),
         (["--keep", "no/such/place"], "there is no folder"),
+        (["--keep", "a" * 250], "File name too long"),
+        (["--tree", "a" * 300], "File name too long"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_changes_nothing(

@@ -80,3 +80,46 @@ def test_a_stranger_in_the_place_of_the_work_folder_is_not_deleted(tmp_path: Pat
     with pytest.raises(KeepError, match="in the way"):
         KeepFolder.open(tmp_path / "demo")
     assert (stranger / "data").exists()
+
+
+def test_a_link_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    KeepFolder.open(tmp_path / "demo").complete()
+    (tmp_path / "link").symlink_to("demo")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("link", "dangling"):
+        with pytest.raises(KeepError, match="this is a link; name the folder itself"):
+            KeepFolder.open(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "demo", "link"]
+
+
+@pytest.mark.parametrize("length", [250, 300])
+def test_a_name_the_file_system_refuses_is_one_clear_error(tmp_path: Path, length: int) -> None:
+    with pytest.raises(KeepError, match=r"File name too long.*; name another folder"):
+        KeepFolder.open(tmp_path / ("a" * length))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_nothing_can_be_written_is_not_called_in_use() -> None:
+    with pytest.raises(KeepError) as caught:
+        KeepFolder.open(Path("/proc/mesh-demo"))  # refuses root too
+    assert "another demo" not in str(caught.value)
+    assert "/proc/.mesh-demo.lock; name another folder" in str(caught.value)
+
+
+def test_a_failed_start_leaves_no_lock_behind(tmp_path: Path) -> None:
+    name = "a" * 247  # its lock's name just fits, its work folder's does not
+    with pytest.raises(KeepError):
+        KeepFolder.open(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["demo", ".demo.old"])
+def test_what_appeared_while_the_run_lasted_is_not_deleted(tmp_path: Path, name: str) -> None:
+    folder = KeepFolder.open(tmp_path / "demo")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(KeepError, match=r"not a demo's.*this one is in .*\.demo\.partial"):
+        folder.complete()
+    assert (tmp_path / name / "thesis.txt").exists()
+    assert is_demo(folder.work)
+    assert not (tmp_path / ".demo.lock").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from simulations.rehearsal.roles import requirements as requiring
 from simulations.rehearsal.roles import security as securing
 from simulations.rehearsal.roles import testing as covering
 from simulations.rehearsal.source import (
+    MAX_MESSAGE,
     Analysis,
     SourceModule,
     SourceTree,
@@ -63,6 +66,73 @@ def test_modules_and_tests_are_told_apart(tmp_path: Path) -> None:
     assert {str(path) for path in tree.tests} == {
         "pkg/tests/test_core.py", "pkg/test_more.py", "test/support.py", "conftest.py",
     }  # fmt: skip
+
+
+def test_a_saved_tree_does_not_grow_with_its_folder(tmp_path: Path) -> None:
+    tree_of(tmp_path / "tree", {"pkg/a.py": "x = 1", "test_a.py": "", "odd{tag}.py": ""})
+    (tmp_path / "tree" / os.fsdecode(b"\xff.py")).touch()
+    tree = discover(tmp_path / "tree")
+    tree.save(tmp_path / "listing")
+    (tmp_path / "tree" / "b.py").write_text("added while the fleet works")
+    assert SourceTree.saved(tmp_path / "listing") == tree
+    assert len(tree.modules) == 3
+
+
+def test_a_pipe_among_the_files_is_a_finding_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.py", "test_a.py"):
+        os.mkfifo(tmp_path / name)
+    tree = discover(tmp_path)
+    problem = tree.load("a.py").problem
+    assert problem is not None
+    assert (problem.rule, problem.message) == (
+        "unreadable", "the file cannot be read: not a regular file",
+    )  # fmt: skip
+    assert covering.prepare(tree) == frozenset()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, who can read everything: the refusal is the system call's."""
+    tree_of(tmp_path, {"a.py": "", "locked/b.py": ""})
+    scan = os.scandir
+
+    def refuse(path: str | os.PathLike[str]) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(TreeError, match=r"Permission denied: .*locked; make it readable"):
+        discover(tmp_path)
+
+
+def test_a_tree_whose_name_is_refused_is_one_clear_error() -> None:
+    with pytest.raises(TreeError, match="File name too long"):
+        discover(Path("a" * 300))
+
+
+def test_no_role_gives_up_on_a_strange_module(tmp_path: Path) -> None:
+    """What parses is audited, however deep; what is stored stays small, however long names are."""
+    chain = "".join(f"elif x == {number}:\n    import sys\n" for number in range(2_000))
+    long = "a" * 100_000
+    tree = tree_of(
+        tmp_path,
+        {
+            "chain.py": f"x = 1\nif x:\n    import os\n{chain}",
+            "deep.py": f"def f(a: {'|'.join(['int'] * 2_500)}, b): return a\n",
+            "long.py": f"import {long}\nfrom {long}b import *\ndef {long}(x): return eval(x)\n",
+        },
+    )
+    for role in ROLES.values():
+        context = role.prepare(tree)
+        for name in tree.modules:
+            assert tree.load(name).problem is None
+            analysis = role.analyse(tree.load(name), context)
+            assert all(len(finding.message) <= MAX_MESSAGE for finding in analysis.findings)
+            assert all(len(imported) <= 200 for imported in analysis.imports)
+    imports = architecture.prepare(tree).imports
+    assert imports["chain"].outside == ("os", "sys")
 
 
 def test_the_standard_library_is_large_and_without_its_tests() -> None:

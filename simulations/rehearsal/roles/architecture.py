@@ -18,11 +18,13 @@ from simulations.rehearsal.source import (
     SourceModule,
     SourceTree,
     module_name,
+    shortened,
 )
 
 _WIDE = 40
 _MODULES_SHOWN = 8
 _MAX_IMPORTS = 200
+_MAX_IMPORT_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,10 @@ def analyse(module: SourceModule, structure: Structure) -> Analysis:
     return Analysis(
         findings,
         {"imported_by": structure.imported_by[module.name]},
-        tuple(sorted({*imports.inside, *imports.outside}))[:_MAX_IMPORTS],
+        tuple(
+            shortened(name, _MAX_IMPORT_NAME)
+            for name in sorted({*imports.inside, *imports.outside})[:_MAX_IMPORTS]
+        ),
     )
 
 
@@ -106,21 +111,24 @@ def read(module: SourceModule, known: set[str]) -> Imports:
 
 
 def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements that run at import time, in source order."""
-    for node in body:
+    """Import statements that run at import time, in source order; an `elif` chain may be long."""
+    waiting = list(reversed(body))
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif isinstance(node, ast.If):
-            if not _only_for_types(node.test):
-                yield from _at_import(node.body)
-            yield from _at_import(node.orelse)
-        elif isinstance(node, ast.Try):
-            yield from _at_import(node.body)
-            for handler in node.handlers:
-                yield from _at_import(handler.body)
-            yield from _at_import([*node.orelse, *node.finalbody])
-        elif isinstance(node, ast.With | ast.ClassDef):
-            yield from _at_import(node.body)
+        else:
+            waiting.extend(reversed(_run_with(node)))
+
+
+def _run_with(node: ast.stmt) -> list[ast.stmt]:
+    """The statements inside `node` that run, or may run, when it does."""
+    if isinstance(node, ast.If):
+        return [*([] if _only_for_types(node.test) else node.body), *node.orelse]
+    if isinstance(node, ast.Try):
+        handled = [statement for handler in node.handlers for statement in handler.body]
+        return [*node.body, *handled, *node.orelse, *node.finalbody]
+    return node.body if isinstance(node, ast.With | ast.ClassDef) else []
 
 
 def _only_for_types(test: ast.expr) -> bool:

@@ -153,7 +153,10 @@ class _Writer:
         if not all(n in _BUILTINS or n in self._classes or n in self._importable for n in names):
             return ""
         self._needed.update(n for n in names if n in self._importable and n not in self._classes)
-        return ast.unparse(expression)
+        try:
+            return ast.unparse(expression)
+        except RecursionError:
+            return ""  # thousands of levels deep: generated, and nobody would read it
 
 
 def _top_level_imports(tree: ast.Module) -> dict[str, str]:

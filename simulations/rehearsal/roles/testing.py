@@ -14,6 +14,7 @@ from simulations.rehearsal.source import (
     Finding,
     SourceModule,
     SourceTree,
+    read_source,
 )
 
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
@@ -25,8 +26,7 @@ def prepare(tree: SourceTree) -> frozenset[str]:
     mentioned: set[bytes] = set()
     for path in tree.tests:
         try:
-            with (tree.root / path).open("rb") as file:
-                data = file.read(MAX_FILE_BYTES)
+            data = read_source(tree.root / path, MAX_FILE_BYTES)
         except OSError:
             continue
         mentioned.update(_IDENTIFIER.findall(data))
