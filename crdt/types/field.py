@@ -5,6 +5,7 @@ A field object belongs to a document class (or to a Map, as its child type) and 
 every method is given the access, the document and the path to work on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -113,7 +114,7 @@ class Handle:
     _id: str
 
 
-class Field(Generic[V_co]):
+class Field(ABC, Generic[V_co]):
     """A declared field; V_co is what reading it gives in a Map (an editor, or the value itself).
 
     `path` is set when the class is made; `label` is what errors call the field ("Task.title").
@@ -131,17 +132,17 @@ class Field(Generic[V_co]):
         return f"<{type(self).__name__} {self.label}>"
 
     @classmethod
+    @abstractmethod
     def declare(cls, declaration: Declaration) -> "Field[Any]":
         """Make the field of a declaration. Raises SchemaError naming the cure."""
-        raise NotImplementedError
 
+    @abstractmethod
     def view(self, access: Access, document: str, path: bytes) -> V_co:
         """The value at the path, or the editor for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain(self, access: Access, document: str, path: bytes) -> Any:
         """The value at the path as plain data, a copy."""
-        raise NotImplementedError
 
     def assign(self, access: Access, document: str, path: bytes, value: Any) -> None:
         """Write the value; raises InvalidValue if it is of the wrong type.

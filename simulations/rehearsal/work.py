@@ -8,6 +8,7 @@ claim.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class Analyst:
         return {name: self._role.analyse(self._tree.load(name), context) for name in batch}
 
 
-class _Claimant:
+class _Claimant(ABC):
     """Runs one task per module it is responsible for, never more than `limit` at once."""
 
     def __init__(self, desk: Desk, limit: int) -> None:
@@ -115,11 +116,13 @@ class _Claimant:
                 task.cancel()
             await asyncio.gather(*self._active.values(), return_exceptions=True)
 
+    @abstractmethod
     def _wanted(self, room: int) -> list[str]:
-        raise NotImplementedError
+        """Which modules to take on now, at most `room`."""
 
+    @abstractmethod
     def _handle(self, name: str) -> Coroutine[Any, Any, None]:
-        raise NotImplementedError
+        """What is done with one."""
 
 
 class Lead(_Claimant):

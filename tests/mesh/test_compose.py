@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +136,15 @@ async def test_giving_up_on_opening_leaves_the_folder_free(
     def slow(*given: Any) -> SqliteJournal:
         journal = open_journal(*given)
         opened.set()
-        time.sleep(0.05)
+        assert given_up.wait(20)
         return journal
 
-    opened = threading.Event()
+    opened, given_up = threading.Event(), threading.Event()
     monkeypatch.setattr("mesh.compose.open_journal", slow)
     opening = asyncio.create_task(write("agent-a", "never"))
     await asyncio.to_thread(opened.wait, 20)
     opening.cancel()
+    asyncio.get_running_loop().call_soon(given_up.set)  # after the cancellation has arrived
     with pytest.raises(asyncio.CancelledError):
         await opening
     await write("agent-a", "first")

@@ -216,9 +216,13 @@ async def test_a_snapshot_that_comes_late_is_no_garbage(
 ) -> None:
     serve = Serving._snapshot
 
+    asked = memory_world.probes
+    answered: list[int] = []
+
     async def late(self: Serving, link: PeerLink, shard: int) -> None:
-        await asyncio.sleep(0.1)
+        await eventually(lambda: asked["b"].counts["repair.snapshot"] > 1, "asked again")
         await serve(self, link, shard)
+        answered.append(shard)
 
     monkeypatch.setattr("mesh.exchange.ASK_AGAIN_S", 0.03)
     monkeypatch.setattr("mesh.repair.SNAPSHOT_PART_BYTES", 200)
@@ -234,8 +238,10 @@ async def test_a_snapshot_that_comes_late_is_no_garbage(
         async with running(b):
             await converged(a, b)
             counts = world.probes["b"].counts
-            await eventually(lambda: counts["repair.snapshot"] > 1, "asked again meanwhile")
-            await asyncio.sleep(0.3)
+            await eventually(lambda: len(answered) > 1, "every answer came, the late ones too")
+            with a.edit(Note, "{one}last") as note:
+                note.text = "behind them on the link"
+            await converged(a, b)
             assert (counts["snapshot.refused"], counts["link.down"]) == (0, 0)
 
 

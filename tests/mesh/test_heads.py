@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -151,13 +150,13 @@ async def test_many_that_absorb_at_once_come_to_rest(memory_world: World) -> Non
                 receive(replica, frames)
             await converged(*replicas)
         await eventually(lambda: all(len(shard(one).heads) <= 4 for one in replicas), "absorbed")
-        await asyncio.sleep(0.2)
-        before = replicas[0].frontier()
-        await asyncio.sleep(0.3)
-        await converged(*replicas)
-        assert replicas[0].frontier() == before, "they go on absorbing each other's heads"
+        before = [world.probes[name].counts["heads.absorbed"] for name in names]
+        for replica in (*replicas, *replicas):
+            with replica.edit(Task, "last") as task:
+                task.title = "seen"
+            await converged(*replicas)
+        after = [world.probes[name].counts["heads.absorbed"] for name in names]
+        assert after == before, "they go on absorbing each other's heads"
         assert len(shard(replicas[0]).heads) <= 4
-        with replicas[0].edit(Task, "last") as task:
-            task.title = "seen"
         # Nobody is told of changes where nothing changed.
         assert {(await anext(watcher)).document for _ in range(2)} == {DOCUMENT, "Task/last"}
