@@ -24,7 +24,6 @@ from mesh.environment import Coordinator, Environment
 from mesh.instrumentation import LoggingProbe
 from mesh.replica import Replica
 from mesh.settings import Settings, load_settings, split_address
-from mesh.system import SystemClock, SystemEntropy
 from mesh.transports.discovery import StaticSeeds
 from mesh.transports.tcp import TcpTransport
 from persistence import folder as layout
@@ -37,6 +36,7 @@ from persistence.identity import (
     provision,
 )
 from persistence.sqlite import SqliteJournal, open_journal
+from persistence.system import SystemClock, SystemEntropy
 
 __all__ = ("identity_of", "open_replica")
 

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import secrets
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +51,7 @@ from persistence.limits import (
     MESH_ID_BYTES,
     MESH_KEY_BYTES,
 )
+from persistence.system import SystemClock, SystemEntropy
 
 __all__ = (
     "Authority",
@@ -167,7 +165,7 @@ def create_genesis(
 
     Raises FolderError where the folder exists with something in it.
     """
-    authority = found_mesh(name, shards, clock or _Host(), entropy or _Host())
+    authority = found_mesh(name, shards, clock or SystemClock(), entropy or SystemEntropy())
     files = _mesh_files(authority.mesh)
     files[layout.AUTHORITY_KEY] = _private_pem(authority.key)
     if not layout.publish_folder(directory, files):
@@ -199,7 +197,7 @@ def provision(
     check_name(name)
     place = replica_dir / layout.IDENTITY
     if not place.exists():
-        identity = authority.issue(name, clock or _Host(), entropy or _Host())
+        identity = authority.issue(name, clock or SystemClock(), entropy or SystemEntropy())
         files = _mesh_files(identity.mesh)
         certificate = x509.load_der_x509_certificate(identity.certificate)
         files[layout.REPLICA_CERTIFICATE] = certificate.public_bytes(Encoding.PEM)
@@ -375,19 +373,3 @@ def _read(path: Path) -> bytes:
 
 def _private_pem(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-class _Host:
-    """This host's own clock and randomness, for the tools here: they run outside any replica."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def token(self, size: int) -> bytes:
-        return secrets.token_bytes(size)
-
-    def stream(self, name: str) -> random.Random:
-        return random.Random(secrets.token_bytes(16) + name.encode())  # noqa: S311 - never for keys

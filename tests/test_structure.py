@@ -17,13 +17,9 @@ PACKAGES = ("crdt", "persistence", "mesh", "workflows", "simulations")
 # Where the real clock, entropy and processes may be touched: composition roots and programs of
 # their own.
 ROOTS = (
-    "mesh/compose.py",
-    "mesh/system.py",
-    "mesh/cli.py",
     "mesh/stack/",
     "mesh/transports/tcp.py",
-    "persistence/identity",
-    "persistence/authority",
+    "persistence/system.py",
     "simulations/rehearsal/",
     "workflows/worker.py",
 )

@@ -1,12 +1,14 @@
 """Build the wheel, install it in an empty environment, and use it there: `python -m tests.wheel`.
 
 A source tree hides what a wheel forgot (a package, a data file, a dependency); an empty environment
-does not.
+does not. The build works on a copy: it would leave a folder behind, and pack what is left in there
+from earlier builds.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,9 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+NOT_SOURCE = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "mesh-demo", "tests"
+)
 
 USE = """
 import asyncio, crdt, mesh
@@ -56,8 +61,9 @@ def main() -> None:
         scratch = Path(name)
         env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         env |= {"STATEMESH_HOME": str(scratch / "home"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        source = shutil.copytree(ROOT, scratch / "source", ignore=NOT_SOURCE)
         build = (sys.executable, "-m", "build", "--wheel", "--no-isolation")
-        run(*build, "--outdir", scratch / "dist", cwd=ROOT, env=env)
+        run(*build, "--outdir", scratch / "dist", cwd=source, env=env)
         (wheel,) = (scratch / "dist").glob("*.whl")
         venv.create(scratch / "venv", with_pip=True)
         python = scratch / "venv" / "bin" / "python"

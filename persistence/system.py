@@ -1,4 +1,4 @@
-"""The real clock and the real entropy. Only `mesh.compose` and programs of their own take these."""
+"""The real clock and the real entropy, for the composition root and for tools outside a replica."""
 
 from __future__ import annotations
 
