@@ -4,12 +4,12 @@ ports.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from crdt.errors import CallerError, PeerError, ServiceError
-from persistence.base import Clock, Entropy, Journal, Probe
+from persistence.base import CheckpointStore, Clock, Entropy, EventLog, Journal, Probe
 
 
 class LinkClosed(ServiceError):
@@ -93,6 +93,58 @@ class Discovery(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BusEntry:
+    """Something read from a shard's stream. `position` is opaque: read on after it."""
+
+    shard: int
+    position: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BusBatch:
+    """What one `Bus.read` brought.
+
+    `generation` names the data the server holds. Another one than before: it was flushed, restored,
+    failed over or restarted, and nothing that was published before need be there any more.
+    `trimmed`: shards some of whose entries after the position asked for were removed unread.
+    """
+
+    generation: str
+    entries: Sequence[BusEntry]
+    trimmed: Sequence[int] = ()
+
+
+class Bus(Protocol):
+    """Fast fan-out of frames: a bounded stream for every shard, all replicas read all of them.
+
+    Guarantees: entries of a shard are read in one order by everybody, bit for bit. Never the only
+    home of data: entries may vanish, all at once (another `generation`) or the oldest (`trimmed`);
+    either is told, none is passed over silently. Every call may raise
+    `persistence.base.ServiceUnavailable`.
+    """
+
+    async def publish(self, frames: Sequence[tuple[int, bytes]]) -> str:
+        """Append (shard, frame) to the streams, in order; the generation they are in.
+
+        Returns once the server has all of them. Raises ServiceUnavailable: any part may be there;
+        offer all of them again.
+        """
+
+    async def read(self, after: Mapping[int, str], *, limit: int, wait_s: float) -> BusBatch:
+        """Up to about `limit` entries a shard after the given positions ("": from the oldest kept).
+
+        One call over all shards named; waits at most `wait_s` seconds for the first entry.
+        """
+
+    async def version(self) -> str:
+        """What server this is, for people. Asks it: ServiceUnavailable if it does not answer."""
+
+    async def close(self) -> None:
+        """Release connections. Idempotent, never raises."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """What a machine decided. `epoch` grows by one with every decision of that machine."""
 
@@ -158,3 +210,6 @@ class Environment:
     transport: Transport
     discovery: Discovery
     coordinator: Coordinator | None = None
+    bus: Bus | None = None
+    log: EventLog | None = None
+    checkpoints: CheckpointStore | None = None
