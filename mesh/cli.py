@@ -1,4 +1,4 @@
-"""The command line: `mesh digest`, `mesh dump`, `mesh settings`, and what other packages plug in.
+"""The command line: `mesh digest`, `dump`, `settings`, `stack`, and what other packages plug in.
 
 A package adds a command with an entry point in the group `statemesh.commands`: its name is the
 command's, its object a function with typer's annotations, or a typer app. So nothing above this
@@ -28,6 +28,7 @@ from crdt.errors import MeshError
 from crdt.ids import check_document_id, shard_of
 from crdt.plain import plain_document, plain_documents
 from mesh.settings import load_settings, settings_table
+from mesh.stack.command import stack_app
 from persistence.inspect import LoadedFolder, load_folder
 
 __all__ = ("main", "make_app")
@@ -58,6 +59,7 @@ def make_app() -> typer.Typer:
     app.command("settings", epilog="Example: STATEMESH_PEERS__LISTEN=127.0.0.1:7400 mesh settings")(
         settings
     )
+    app.add_typer(stack_app, name="stack")
     for point in sorted(importlib.metadata.entry_points(group=COMMANDS), key=lambda p: p.name):
         _plug_in(app, point)
     return app

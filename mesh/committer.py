@@ -49,6 +49,19 @@ class Outlet(Protocol):
         """Frames that waited may be applicable since this cut."""
 
 
+class Keeper(Protocol):
+    """Who is owed what is on disk, until a service has it. Calls neither block nor fail."""
+
+    def durable(self, position: int, records: Sequence[FrameRecord]) -> None:
+        """These frames are on disk, the last of them at `position` of the journal."""
+
+    def keep(self, shard: int, upto: Mapping[int, int], *, pressed: bool) -> dict[int, int]:
+        """The part of `upto` {session: seq} whose frames the journal may forget.
+
+        `pressed`: the journal is over its bound; only what nobody else may have is kept.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class _Join:
     """A peer's snapshot, opened and decoded, to be joined at the next cut."""
@@ -81,9 +94,10 @@ class _Work:
 class Committer:
     """See the module. One per replica; `run` is one task."""
 
-    def __init__(self, core: Core, outlet: Outlet, position: int) -> None:
+    def __init__(self, core: Core, outlet: Outlet, keeper: Keeper, position: int) -> None:
         self._core = core
         self._outlet = outlet
+        self._keeper = keeper
         self._journal = core.environment.journal
         self._position = position
         self._queue: list[FrameRecord] = []
@@ -242,12 +256,14 @@ class Committer:
     def _join(self, join: _Join) -> bool:
         core = self._core
         host = join.host
+        before = sum(host.lattice.frontier.values())
         try:
             changed = host.join(join.snapshot, join.opened.chain)
             core.trust.keep_all(join.opened.certificates, host.lattice.frontier)
         except CodecError as error:
             core.refuse("snapshot.refused", str(error), peer=join.peer, shard=host.index)
             return False
+        core.brought(join.peer, sum(host.lattice.frontier.values()) - before)
         core.probe.event(
             "snapshot.joined", peer=join.peer, shard=host.index, documents=len(changed)
         )
@@ -297,6 +313,7 @@ class Committer:
             if record.last > journaled.get(record.session, 0):
                 journaled[record.session] = record.last
         self._outlet.durable(batch)
+        self._keeper.durable(self._position, batch)
         self._core.waiters.progress()
 
     async def _save_to_disk(self, save: _Save) -> None:
@@ -315,6 +332,7 @@ class Committer:
         upto = dict(save.frontier)
         if not self._hard_prune:
             upto = core.book.everywhere(host.index, upto, core.now())
+        upto = self._keeper.keep(host.index, upto, pressed=self._hard_prune)
         host.kept_for_peers = upto != save.frontier
         removed = await self._store(lambda: self._journal.prune(host.index, upto))
         if removed:

@@ -20,14 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from crdt.errors import CallerError, MeshError
-from mesh.environment import Coordinator, Environment
+from mesh.environment import Bus, Coordinator, Environment
 from mesh.instrumentation import LoggingProbe
 from mesh.replica import Replica
 from mesh.settings import Settings, load_settings, split_address
 from mesh.transports.discovery import StaticSeeds
 from mesh.transports.tcp import TcpTransport
 from persistence import folder as layout
-from persistence.base import Clock, FolderError, Probe
+from persistence.base import (
+    CheckpointStore,
+    Clock,
+    Entropy,
+    EventLog,
+    FolderError,
+    Probe,
+)
+from persistence.genesis import Genesis
 from persistence.identity import (
     Identity,
     default_authority,
@@ -68,11 +76,14 @@ async def open_replica(
         transport = await asyncio.to_thread(TcpTransport, identity, chosen.peers, probe)
         stack.push_async_callback(transport.close)
         coordinator = await _coordinator(chosen, clock, probe)
-        if coordinator is not None:
-            stack.push_async_callback(coordinator.close)
+        bus, log, checkpoints = await asyncio.to_thread(_services, chosen, identity, entropy)
+        for port in (coordinator, bus, log, checkpoints):
+            if port is not None:
+                stack.push_async_callback(port.close)
         environment = Environment(
-            clock, entropy, probe, journal, transport, StaticSeeds(chosen.peers.seeds), coordinator
-        )
+            clock, entropy, probe, journal, transport, StaticSeeds(chosen.peers.seeds),
+            coordinator, bus, log, checkpoints,
+        )  # fmt: skip
         yield await stack.enter_async_context(Replica(chosen, environment, identity))
 
 
@@ -162,6 +173,50 @@ async def _coordinator(settings: Settings, clock: Clock, probe: Probe) -> Coordi
     connect = await asyncio.to_thread(_load_coordinator)
     coordinator: Coordinator = await connect(settings, clock, probe)
     return coordinator
+
+
+def _services(
+    settings: Settings, identity: Identity, entropy: Entropy
+) -> tuple[Bus | None, EventLog | None, CheckpointStore | None]:
+    """Bus, log and checkpoint store that the settings ask for; none connects yet.
+
+    Imports the drivers of those alone, which takes its time: call it in a thread.
+    """
+    mesh, redis, kafka, postgres = identity.mesh, settings.redis, settings.kafka, settings.postgres
+    bus: Bus | None = None
+    log: EventLog | None = None
+    checkpoints: CheckpointStore | None = None
+    if redis.url:
+        from mesh.transports.redis import RedisBus
+
+        bus = RedisBus(
+            redis.url, mesh=mesh.id, shards=mesh.shards, entropy=entropy,
+            stream_entries_max=redis.stream_entries_max, read_entries=redis.read_entries,
+            timeout_s=redis.timeout_s,
+        )  # fmt: skip
+    if kafka.servers:
+        from persistence.kafka import KafkaLog
+
+        log = KafkaLog(
+            servers=kafka.servers, topic=kafka.topic or _topic(mesh), mesh=mesh.id.hex(),
+            shards=mesh.shards, replication=kafka.replication, linger_ms=kafka.linger_ms,
+            timeout_s=kafka.timeout_s, tls=kafka.tls, username=kafka.username,
+            password=kafka.password,
+        )  # fmt: skip
+    if postgres.dsn:
+        from persistence.postgres import PostgresCheckpoints
+
+        checkpoints = PostgresCheckpoints(
+            postgres.dsn, mesh=mesh.id, schema=postgres.schema_name, timeout_s=postgres.timeout_s,
+            connections_max=postgres.connections_max,
+        )  # fmt: skip
+    return bus, log, checkpoints
+
+
+def _topic(mesh: Genesis) -> str:
+    """The log's topic where none is named: told apart by name for people, by id for sure."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", mesh.name).strip("-")[:NAME_LENGTH] or "mesh"
+    return f"statemesh.{name}.{mesh.id.hex()[:8]}"
 
 
 def _load_coordinator() -> Any:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crdt.clock import HybridClock
+from crdt.ids import week_of
 from mesh.durability import Acknowledgements, Waiters
 from mesh.environment import Environment
-from mesh.health import Health
+from mesh.health import PEERS, Health
 from mesh.peers import PeerBook
 from mesh.settings import Settings
 from mesh.shards import ShardHost
@@ -52,6 +53,7 @@ class Core:
         self.watchers = Watchers(settings.replica.watch_events_max)
         self.health = Health(environment.clock, environment.probe)
         self.refused: dict[str, int] = {}
+        self.sources: dict[str, int] = {}
 
     def now(self) -> float:
         """Seconds, for intervals."""
@@ -63,6 +65,17 @@ class Core:
         if key in self.refused or len(self.refused) < 256:
             self.refused[key] = self.refused.get(key, 0) + 1
         self.probe.event(kind, reason=reason, **fields)
+
+    def brought(self, source: str, operations: int) -> None:
+        """So many operations came from a service (`source_of`), or from a peer of this name."""
+        kind = source.removeprefix("@") if source.startswith("@") else PEERS
+        self.sources[kind] = self.sources.get(kind, 0) + operations
+
+    def settled(self, shard: int, session: int, last: int) -> bool:
+        """Whether these operations are on disk here, or so old that nobody keeps them."""
+        host = self.hosts[shard]
+        known = host.journaled.get(session, 0) >= last
+        return known or week_of(session) < host.lattice.floor
 
     def written(self) -> dict[int, int]:
         """{shard: last seq} of everything this session wrote so far."""
@@ -85,3 +98,8 @@ def inbox_bounds(settings: Settings, shards: int) -> tuple[int, int]:
     replica = settings.replica
     frames = max(64, replica.inbox_frames_max // shards)
     return frames, max(MAX_FRAME_BYTES, replica.inbox_bytes_max // shards)
+
+
+def source_of(part: str) -> str:
+    """What a service is called as the source of frames: like no replica may be named."""
+    return f"@{part}"

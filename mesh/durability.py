@@ -13,6 +13,8 @@ from typing import ClassVar
 
 from crdt.errors import CallerError, ServiceError
 
+BUS_LEVEL, LOG_LEVEL, CHECKPOINT_LEVEL = "BUS", "LOG", "CHECKPOINT"
+
 
 @dataclass(frozen=True, slots=True)
 class Durability:
@@ -23,6 +25,17 @@ class Durability:
 
     JOURNAL: ClassVar[Durability]
     """On this replica's disk (fsynced)."""
+
+    BUS: ClassVar[Durability]
+    """On this replica's disk, and the bus (Redis) has it. Redis may lose it again: see `LOG`."""
+
+    LOG: ClassVar[Durability]
+    """On this replica's disk, and all in-sync copies of the event log (Kafka) acknowledged it."""
+
+    CHECKPOINT: ClassVar[Durability]
+    """On this replica's disk, and in a verified checkpoint (PostgreSQL). May take as long as
+    `postgres.checkpoint_interval_s`, where another replica writes the shard's checkpoints.
+    """
 
     @staticmethod
     def PEERS(n: int) -> Durability:  # noqa: N802 - reads as the level it is, next to JOURNAL
@@ -38,6 +51,9 @@ class Durability:
 
 
 Durability.JOURNAL = Durability("JOURNAL")
+Durability.BUS = Durability(BUS_LEVEL)
+Durability.LOG = Durability(LOG_LEVEL)
+Durability.CHECKPOINT = Durability(CHECKPOINT_LEVEL)
 
 
 @dataclass(frozen=True, slots=True)

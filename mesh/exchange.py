@@ -247,16 +247,13 @@ class Exchange:
     # ------------------------------------------------------------------ what peers say
 
     def _frames(self, link: PeerLink, message: Frames) -> None:
-        core = self._core
         uncertified: set[int] = set()
         for raw in message.frames:
-            match self._ingest.frame(raw, link.name):
-                case Reception.REFUSED:
-                    link.refused()
-                case Reception.UNCERTIFIED:
-                    uncertified.add(core.opener.header(raw).session)
-                case _:
-                    pass
+            reception, header = self._ingest.frame(raw, link.name)
+            if reception is Reception.REFUSED:
+                link.refused()
+            elif reception is Reception.UNCERTIFIED and header is not None:
+                uncertified.add(header.session)
         if uncertified:
             link.dropped_uncertified = True
             link.send(WantCertificates(tuple(sorted(uncertified))[:MAX_CERTIFICATES]))

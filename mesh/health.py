@@ -14,8 +14,11 @@ DOWN = "down"
 OFF = "off"
 JOURNAL = "journal"
 PEERS = "peers"
+BUS = "bus"
+LOG = "log"
+CHECKPOINTS = "checkpoints"
 COORDINATOR = "coordinator"
-PARTS = (JOURNAL, PEERS, COORDINATOR)
+PARTS = (JOURNAL, PEERS, BUS, LOG, CHECKPOINTS, COORDINATOR)
 
 
 class Health:
@@ -31,7 +34,7 @@ class Health:
         return f"<Health { ({name: part.state for name, part in self._parts.items()}) }>"
 
     def report(self) -> dict[str, PartHealth]:
-        """{part: PartHealth} for journal, peers and coordinator."""
+        """{part: PartHealth} for every part in `PARTS`."""
         return dict(self._parts)
 
     def set(self, part: str, state: str, reason: str = "", cure: str = "") -> None:

@@ -114,6 +114,12 @@ class Inbox:
         self._hang(arrival, unmet)
         return Verdict.WAITING
 
+    def holds(self, session: int, first: int) -> bool:
+        """Whether the frame that begins there waits here."""
+        if first in self._waiting.get(session, ()):
+            return True
+        return any((one.session, one.first) == (session, first) for one in self._ready)
+
     def take(self) -> Arrival | None:
         """The next frame that can be applied now; `advanced` must be called once it is."""
         while self._ready:

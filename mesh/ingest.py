@@ -9,7 +9,7 @@ arrive in.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from crdt.errors import CodecError
 from crdt.snapshot import ShardSnapshot, decode_snapshot
@@ -17,8 +17,8 @@ from mesh.core import Core
 from mesh.inbox import Arrival, Verdict
 from mesh.shards import ShardHost
 from persistence.base import FrameError, FrameRecord
-from persistence.frame import UnknownSession
-from persistence.sealing import OpenedSnapshot
+from persistence.frame import Header, UnknownSession
+from persistence.sealing import OpenedFrame, OpenedSnapshot
 
 
 class Sink(Protocol):
@@ -38,6 +38,13 @@ class Reception(Enum):
     REFUSED = "refused"
 
 
+class Received(NamedTuple):
+    """What became of received bytes, and the header in them, if that could be read at all."""
+
+    reception: Reception
+    header: Header | None
+
+
 class Ingest:
     """See the module."""
 
@@ -45,18 +52,33 @@ class Ingest:
         self._core = core
         self._sink = sink
 
-    def frame(self, raw: bytes, source: str) -> Reception:
-        """Take a frame in. Everything that it makes applicable is applied before this returns."""
+    def frame(self, raw: bytes, source: str) -> Received:
+        """Take a frame in. Everything that it makes applicable is applied before this returns.
+
+        The same frame may come by several ways: a duplicate is verified, and not decrypted again.
+        """
         core = self._core
         try:
-            opened = core.opener.unseal(raw)
+            verified = core.opener.verify(raw)
+            if self._is_here(verified.header):
+                return Received(Reception.DUPLICATE, verified.header)
+            opened = core.opener.decrypt(verified)
         except UnknownSession as error:
             core.refuse("frame.uncertified", type(error).__name__, peer=source)
-            return Reception.UNCERTIFIED
+            return Received(Reception.UNCERTIFIED, error.header)
         except FrameError as error:
             core.refuse("frame.refused", type(error).__name__, peer=source, detail=str(error))
-            return Reception.REFUSED
-        header = opened.header
+            return Received(Reception.REFUSED, None)
+        return Received(self._offer(opened, raw, source), opened.header)
+
+    def _is_here(self, header: Header) -> bool:
+        host = self._core.hosts[header.shard]
+        if header.session == self._core.session:
+            return header.last <= host.outbox.framed
+        return host.lattice.seen(header.session, header.last)
+
+    def _offer(self, opened: OpenedFrame, raw: bytes, source: str) -> Reception:
+        core, header = self._core, opened.header
         host = core.hosts[header.shard]
         if header.session == core.session and header.last > host.outbox.framed:
             # Signed with this session's key, yet not by us: this process or its memory was copied.
@@ -112,6 +134,7 @@ class Ingest:
             core.opener.unseal(arrival.raw)
             core.trust.keep(header.session)
         applied = host.apply(arrival)
+        core.brought(arrival.source, header.last - header.first + 1)
         where = {"shard": host.index, "session": header.session, "first": header.first}
         if applied.forked:
             core.probe.event("frame.forked", peer=arrival.source, **where)

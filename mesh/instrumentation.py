@@ -47,6 +47,20 @@ EVENTS: Mapping[str, str] = {
     "peer.refused": "Somebody who is not of this mesh knocked.",
     "listener.failed": "The listening socket failed.",
     "dial.failed": "Nobody answered at an address; it is tried again.",
+    "replica.restoring": "An empty replica starts before checkpoints and log are all in.",
+    "service.failed": "A bus, log or checkpoint store could not do it; it is tried again.",
+    "service.recovered": "It does again what it could not.",
+    "bus.reset": "The bus was flushed, restarted or replaced; our frames are offered to it again.",
+    "bus.trimmed": "The bus removed entries before they were read here; they come from elsewhere.",
+    "bus.reread": "Frames read from the bus waited too long for their causes; reading them again.",
+    "log.reread": "Frames read from the log waited too long for their causes; reading them again.",
+    "log.reset": "The log lost what it had of a shard; our frames are offered to it again.",
+    "log.uploaded": "The log lacked somebody else's frames; they were uploaded from here.",
+    "log.hole": "The log lacks operations that only snapshots and checkpoints still hold.",
+    "checkpoint.lease": "This replica began or ceased to write a shard's checkpoints.",
+    "checkpoint.written": "A checkpoint was written, loaded back and proven.",
+    "checkpoint.failed": "A checkpoint could not be made or did not stand the proof.",
+    "checkpoint.refused": "A checkpoint found in the store was damaged, forged or foreign.",
     "repair.asked": "Missing operations were asked for from a peer.",
     "repair.snapshot": "A whole shard was asked for from a peer.",
     "repair.served": "A peer was sent frames it asked for.",
@@ -61,7 +75,8 @@ class LoggingProbe:
         {
             "replica.failed", "journal.failed", "frame.refused", "frame.void", "frame.forked",
             "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood", "link.deaf",
-            "link.error", "snapshot.refused", "snapshot.failed", "message.refused",
+            "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed", "log.hole",
+            "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
         }
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 ends.
 
 The end, in this order: linked peers get a while to take what they lack; edits are refused; links
-and dialling end; one last cut goes to disk with snapshots; the transport closes. A task that fails
-ends all of it, and edits say why.
+and dialling end; one last cut goes to disk with snapshots, and how far services were read and
+served; the transport closes. A task that fails ends all of it, and edits say why.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mesh.exchange import Exchange
 from mesh.health import DOWN, JOURNAL
 from mesh.ingest import Ingest
 from mesh.links import LinkTimes
+from mesh.services.shared import Services
 from persistence.base import StorageError
 
 GAP_S = 0.1
@@ -35,8 +36,11 @@ class Lifecycle:
     def __init__(self, core: Core, position: int, times: LinkTimes) -> None:
         self.core = core
         self.exchange = Exchange(core)
-        self.committer = Committer(core, self.exchange, position)
-        self.exchange.bind(self.committer, Ingest(core, self.committer))
+        self.services = Services(core)
+        self.committer = Committer(core, self.exchange, self.services, position)
+        ingest = Ingest(core, self.committer)
+        self.exchange.bind(self.committer, ingest)
+        self.services.bind(self.exchange, self.committer, ingest)
         self.dialler = Dialler(core, self.exchange, times)
         self.editor = Editor(core, self.committer)
         self.stop = asyncio.Event()
@@ -76,6 +80,7 @@ class Lifecycle:
             group.create_task(self._announce(), name="anti-entropy"),
             group.create_task(self._look_for_gaps(), name="gaps"),
             group.create_task(self._bound_journal(), name="journal size"),
+            *self.services.start(group),
         ]
         started.set_result(None)
         await self.stop.wait()
@@ -84,8 +89,10 @@ class Lifecycle:
         for task in background:
             task.cancel()
         await self.dialler.close()
+        await asyncio.wait(background)
         self.committer.finish()
         await committing
+        await self.services.close()
 
     async def _commit(self) -> None:
         try:
@@ -103,8 +110,9 @@ class Lifecycle:
 
         def done() -> bool:
             holders = core.acknowledgements.holders(written)
-            return core.health.report()[JOURNAL].state == DOWN or all(
-                name in holders for name in self.exchange.links
+            handed = all(name in holders for name in self.exchange.links)
+            return core.health.report()[JOURNAL].state == DOWN or (
+                handed and core.on_disk(written) and self.services.delivered()
             )
 
         try:
@@ -128,11 +136,16 @@ class Lifecycle:
     async def _bound_journal(self) -> None:
         """Keep the journal bounded, whatever peers lack."""
         core = self.core
+        tried = 0
         while True:
             await asyncio.sleep(SIZE_S)
             try:
                 size = await core.environment.journal.size()
             except StorageError:
                 continue  # the committer meets the same disk, and tells
-            if size > core.settings.replica.journal_bytes_max:
+            if size <= core.settings.replica.journal_bytes_max:
+                tried = 0
+            elif self.services.all_served or size > tried + tried // 8:
+                # What services are owed stays, so that trying again at once would bring nothing.
+                tried = size
                 self.committer.compact()

@@ -32,6 +32,8 @@ async def open_core(
             frame_bytes=settings.replica.flush_bytes, inbox_frames=frames, inbox_bytes=size,
         )  # fmt: skip
         host.chain.update(recovered.chain[index])
+        # Frames that a snapshot contains may be there still: they were owed to somebody.
+        host.kept_for_peers = bool(host.lattice.frontier)
         hosts.append(host)
     core = Core(settings, environment, identity, key, opener, hosts)
     # Frames may all have been pruned: then the snapshots remember the newest position.

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from crdt.document import Document, create_document, delete_document, document_id, schema_of
+from crdt.errors import CallerError
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Edit, ReplicaClosed, TransactionEdit, check_label
 from mesh.environment import Environment, PartHealth
@@ -96,6 +97,8 @@ class Replica:
             raise ReplicaClosed("the replica was started before; make a new one for a new session")
         core, position = await open_core(self._settings, self._environment, self._identity)
         life = Lifecycle(core, position, self._times)
+        empty = not any(host.lattice.frontier for host in core.hosts)
+        await life.services.load(position, empty=empty)
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._runner = asyncio.create_task(life.run(started), name=f"replica {core.name}")
         try:
@@ -110,6 +113,19 @@ class Replica:
         core.probe.event(
             "replica.started", replica=core.name, session=core.session, address=self.address
         )
+        if empty:
+            await self._restore(life)
+
+    async def _restore(self, life: Lifecycle) -> None:
+        """A replica that starts with nothing takes what checkpoints and log have, for a while."""
+        try:
+            async with asyncio.timeout(self._settings.replica.restore_timeout_s):
+                await life.services.restore()
+        except TimeoutError:
+            life.core.probe.event("replica.restoring", sources=dict(life.core.sources))
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Hand over what peers lack (for a while), bring everything to disk, end all tasks.
@@ -238,20 +254,25 @@ class Replica:
         """Wait until everything this session wrote so far is as durable as `level` says.
 
         `timeout` in seconds, None: however long it takes. Raises FlushTimeout, which means "not
-        yet".
+        yet", and CallerError for a level whose service is not configured.
         """
         life = self._check()
-        core = life.core
+        core, services = life.core, life.services
+        if missing := services.offers(level):
+            raise CallerError(f"Durability.{level} needs {missing}, which is not configured")
         written = core.written()
 
         def reached() -> bool:
             if not written or not core.on_disk(written):
                 return not written
+            if not services.reached(level, written):
+                return False
             return (
                 not level.replicas or len(core.acknowledgements.holders(written)) >= level.replicas
             )
 
         life.committer.wake(urgent=True)
+        services.urge(level)
         missed = False
         try:
             async with asyncio.timeout(timeout):
@@ -264,6 +285,8 @@ class Replica:
             state = "not on disk"
             if core.on_disk(written):
                 state = f"on disk here and at {len(holders)} others"
+            if (reason := services.reason(level)) and core.on_disk(written):
+                state += f"; {reason}"
             raise FlushTimeout(level, state, result, timeout or 0.0)
         return result
 
@@ -302,8 +325,8 @@ class Replica:
     # ------------------------------------------------------------------ looking at it
 
     def health(self) -> dict[str, PartHealth]:
-        """{part: PartHealth} for journal, peers and coordinator. Losing any of them stops no
-        edit.
+        """{part: PartHealth} for journal, peers, bus, log, checkpoints and coordinator. Losing any
+        of them stops no edit.
         """
         report = self._started().core.health.report()
         coordinator = self._environment.coordinator
@@ -329,6 +352,13 @@ class Replica:
         told of.
         """
         return {host.index: dict(host.journaled) for host in self._started().core.hosts}
+
+    def sources(self) -> dict[str, int]:
+        """How many operations this run got from where: peers, bus, log, checkpoints.
+
+        What the journal held at the start is not in it.
+        """
+        return dict(self._started().core.sources)
 
     def lag(self) -> dict[str, PeerLag]:
         """Per replica met: how many of our operations it is not known to have, and how many of its
@@ -359,6 +389,7 @@ class Replica:
             "owed_bytes": life.committer.owed,
             "waiting_frames": sum(host.inbox.frames for host in core.hosts),
             "refused": dict(core.refused),
+            "sources": dict(core.sources),
             "watchers": len(core.watchers),
             "peers": [
                 {"name": peer.name, "connected": peer.connected, "behind": peer.behind}

@@ -74,6 +74,9 @@ class ReplicaSettings(Section):
     clock_drift_ms: int = Field(default=60_000, ge=100, le=86_400_000)
     """How far the stamps of others may lie in this host's future before its clock stops following
     them and says so. Should exceed the worst clock error in the fleet."""
+    restore_timeout_s: float = Field(default=10.0, gt=0, le=3_600)
+    """Seconds that the start of a replica without any data may spend on taking in checkpoints and
+    log. What is missing then comes while it runs already."""
     close_timeout_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds that closing may spend on handing over what connected peers don't have yet. What is
     left stays in the journal and is sent after the next start."""

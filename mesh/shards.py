@@ -19,7 +19,7 @@ from mesh.inbox import Arrival, Inbox
 from mesh.outbox import Cut, Outbox
 from mesh.repair import Capture
 from persistence.base import FrameRecord
-from persistence.frame import frame_hash
+from persistence.frame import EVENTS_EXTENSION, frame_hash
 from persistence.journal import apply_frame, read_transactions
 from persistence.limits import MAX_DEPS
 from persistence.sealing import Draft, Sealer
@@ -115,6 +115,7 @@ class ShardHost:
         return Draft(
             self.index, cut.first, cut.last, deps, cut.stamp,
             self.chain.get(session, b""), encode_body(cut.transactions),
+            {EVENTS_EXTENSION: b"%d" % len(cut.transactions)},
         )  # fmt: skip
 
     def sealed(self, draft: Draft, data: bytes) -> FrameRecord:

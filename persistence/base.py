@@ -193,7 +193,9 @@ class EventLog(Protocol):
         """Up to about `limit` records at or above the given offset of each shard named.
 
         In offset order within a shard. Waits at most `wait_s` seconds for the first; [] if none
-        came. Where retention has removed records, reading goes on at the first one kept.
+        came. Where retention has removed records, reading goes on at the first one kept, after one
+        record without bytes at the offset before it; so does whatever takes an offset and holds
+        nothing. Beyond the end of a log that was made anew, reading begins at its first record.
         """
 
     async def bounds(self) -> dict[int, tuple[int, int]]:

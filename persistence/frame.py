@@ -51,6 +51,9 @@ from persistence.limits import (
     SIGNATURE_BYTES,
 )
 
+EVENTS_EXTENSION: Final = "events"
+"""Number of transactions in a frame, in decimal: tools count events without decrypting."""
+
 
 class Malformed(FrameError):
     """Not the bytes a frame (snapshot, certificate) is made of."""
@@ -70,8 +73,12 @@ class UnknownVersion(FrameError):
 
 class UnknownSession(FrameError):
     """Its session has no certificate here yet. Not a fault of the frame: learn the certificate,
-    try again.
+    try again. `header`: what the frame says it is, unproven.
     """
+
+    def __init__(self, message: str, header: Header | None = None) -> None:
+        self.header = header
+        super().__init__(message)
 
 
 class UnknownKey(FrameError):
@@ -103,6 +110,12 @@ class Header(NamedTuple):
     policy: int
     previous: bytes
     extensions: Mapping[str, bytes]
+
+
+def events_in(header: Header) -> int:
+    """How many transactions the author says are in the frame; 0 where it doesn't say."""
+    said = header.extensions.get(EVENTS_EXTENSION, b"")
+    return int(said) if said.isdigit() and len(said) <= 9 else 0
 
 
 class Frame(NamedTuple):

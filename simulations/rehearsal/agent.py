@@ -17,12 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from crdt.codec import encode
+from mesh.durability import Durability
+from mesh.health import BUS, CHECKPOINTS, COORDINATOR, LOG, OK
 from mesh.replica import Replica
-from mesh.settings import PeersSettings, ReplicaSettings, Settings, TemporalSettings
+from mesh.settings import (
+    KafkaSettings,
+    PeersSettings,
+    PostgresSettings,
+    RedisSettings,
+    ReplicaSettings,
+    Settings,
+    TemporalSettings,
+)
+from persistence import folder as layout
 from simulations.rehearsal import wire
 from simulations.rehearsal.audit import AUDIT, Fleet, Report, Task
 from simulations.rehearsal.desk import Desk
-from simulations.rehearsal.fleet import Frontier, read_frontier
+from simulations.rehearsal.fleet import covers, in_words, read_frontier, total
 from simulations.rehearsal.heartbeat import Heartbeat
 from simulations.rehearsal.index import Index
 from simulations.rehearsal.roles import DOCUMENTATION, REVIEWER, ROLES
@@ -35,13 +46,19 @@ _EAGER_SECONDS = 0.1
 _REDIAL_SECONDS = 0.5
 _SLICE = 40
 _FLUSH_MS = 25
+_CHECKPOINT_SECONDS = 5.0
+_LEVELS = {BUS: Durability.BUS, LOG: Durability.LOG, CHECKPOINTS: Durability.CHECKPOINT}
+"""What has to be reached for nothing to be owed to the service behind a part."""
 
 
 class Agent:
     """The agent around its replica: loops that work, write state and answer the orchestrator."""
 
-    def __init__(self, task: wire.AgentTask, replica: Replica, tree: SourceTree) -> None:
+    def __init__(
+        self, task: wire.AgentTask, replica: Replica, tree: SourceTree, *, had_journal: bool
+    ) -> None:
         self._task = task
+        self._had_journal = had_journal
         self._replica = replica
         self._tree = tree
         self._index = Index(replica)
@@ -59,7 +76,6 @@ class Agent:
         self._heart = Heartbeat(
             self._desk, self._roles, len(tree.modules), self._doing, self._progress
         )
-        self._origin = "journal" if any(replica.frontier().values()) else "peers"
         self._answering: set[asyncio.Task[None]] = set()
         self._begun = asyncio.Event()
         self._finishing = asyncio.Event()
@@ -140,6 +156,9 @@ class Agent:
                 if full:
                     fields["frontier"] = self._replica.frontier()
                     fields["links"] = [p.name for p in self._replica.peers() if p.connected]
+                    fields["health"] = {
+                        part: health.state for part, health in self._replica.health().items()
+                    }
                     last_full = now
                 last_final = self._index.final
                 wire.emit("status", **fields)
@@ -187,11 +206,13 @@ class Agent:
                 case "frontier":
                     self._answer(message, frontier=self._replica.frontier())
                 case "origin":
-                    self._answer(message, source=self._origin)
+                    self._answer(message, source=self._origin())
                 case "digests":
                     self._spawn(self._digests(message))
                 case "reach":
                     self._spawn(self._reach(message))
+                case "settle":
+                    self._spawn(self._settle(message))
         stop.set()
 
     def _spawn(self, answer: Coroutine[Any, Any, None]) -> None:
@@ -215,17 +236,31 @@ class Agent:
 
     async def _reach(self, message: dict[str, Any]) -> None:
         target = read_frontier(message["frontier"])
-        while not _covers(self._replica.frontier(), target):  # noqa: ASYNC110 - measures, shortly
+        while not covers(self._replica.frontier(), target):  # noqa: ASYNC110 - measures, shortly
             await asyncio.sleep(_POLL_SECONDS)
         self._answer(message)
 
+    def _origin(self) -> str:
+        """Where all that this replica has came from."""
+        counts = self._replica.sources()
+        if self._had_journal:
+            counts["journal"] = total(self._replica.frontier()) - sum(counts.values())
+        return in_words(counts)
 
-def _covers(have: Frontier, want: Frontier) -> bool:
-    return all(
-        seq <= have.get(shard, {}).get(session, 0)
-        for shard, sessions in want.items()
-        for session, seq in sessions.items()
-    )
+    async def _settle(self, message: dict[str, Any]) -> None:
+        """Answer once all that this agent owes to a part's service now is there, writes or
+        questions to the coordinator, and the part is well.
+        """
+        part = message["part"]
+        if part in _LEVELS:
+            await self._replica.flush(_LEVELS[part])
+        while not self._is_well(part):  # noqa: ASYNC110 - measures, shortly
+            await asyncio.sleep(_POLL_SECONDS)
+        self._answer(message)
+
+    def _is_well(self, part: str) -> bool:
+        unanswered = self._desk.waiting if part == COORDINATOR else 0
+        return self._replica.health()[part].state == OK and not unanswered
 
 
 async def _standard_input() -> asyncio.StreamReader:
@@ -236,13 +271,18 @@ async def _standard_input() -> asyncio.StreamReader:
 
 
 def settings_of(task: wire.AgentTask) -> Settings:
-    """The replica's settings: static seeds, a free port on loopback, Temporal to decide."""
+    """The replica's settings: static seeds, a free port on loopback, Temporal to decide, and the
+    services that are there.
+    """
     return Settings(
         # Seven replicas on two cores: fewer, larger frames are worth some milliseconds of delay.
         replica=ReplicaSettings(name=task.name, flush_interval_ms=_FLUSH_MS),
         peers=PeersSettings(
             listen="127.0.0.1:0", seeds=task.seeds, redial_min_s=0.1, redial_max_s=_REDIAL_SECONDS
         ),
+        redis=RedisSettings(url=task.redis),
+        kafka=KafkaSettings(servers=(task.kafka,) if task.kafka else ()),
+        postgres=PostgresSettings(dsn=task.postgres, checkpoint_interval_s=_CHECKPOINT_SECONDS),
         temporal=TemporalSettings(address=task.temporal, task_queue=task.task_queue),
     )
 
@@ -253,8 +293,9 @@ async def main(task: wire.AgentTask) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     tree = await asyncio.to_thread(SourceTree.saved, Path(task.tree))
+    had_journal = await asyncio.to_thread((Path(task.folder) / layout.JOURNAL).exists)
     async with Replica.open(task.folder, settings=settings_of(task)) as replica:
-        await Agent(task, replica, tree).run(stop)
+        await Agent(task, replica, tree, had_journal=had_journal).run(stop)
 
 
 def run() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
+import shutil
 import sqlite3
 import sys
 import time
@@ -16,11 +17,12 @@ import typer
 from rich.console import Console
 
 from crdt.errors import CallerError, MeshError
-from simulations.rehearsal import plan
+from simulations.rehearsal import plan, rebuild
 from simulations.rehearsal.course import Course, CourseResult
-from simulations.rehearsal.fleet import open_fleet
+from simulations.rehearsal.fleet import Fleet, open_fleet, total, union
 from simulations.rehearsal.interrupt import Interrupt
 from simulations.rehearsal.keep import KeepFolder
+from simulations.rehearsal.rebuild import Rebuilt
 from simulations.rehearsal.screen import Board, Screen
 from simulations.rehearsal.source import SourceTree, discover, standard_library
 from simulations.rehearsal.verdict import Verdict, judge
@@ -36,6 +38,7 @@ class Options:
     source: str
     players: plan.Cast
     faults: plan.FaultPlan
+    stack: bool
 
 
 def demo(
@@ -54,21 +57,42 @@ def demo(
     partition_seconds: Annotated[
         float, typer.Option(help="How long the fleet is cut in two.", min=0.1, max=600)
     ] = 6.0,
+    stack: Annotated[
+        bool,
+        typer.Option("--stack", help="Run on real Redis, Kafka, PostgreSQL and Temporal servers."),
+    ] = False,
+    lose: Annotated[
+        str,
+        typer.Option(
+            metavar="redis|kafka|postgres|temporal",
+            help="With --stack: kill that server in the middle, start it again after 10 s.",
+        ),
+    ] = "",
 ) -> None:
     """Audit a code base with a fleet of agents on one mesh, through a partition and a crash.
 
-    Exit code 0: every replica agrees and nothing acknowledged was lost; 1: not so; 2: bad input.
+    Alone, the fleet's only server is Temporal, in memory. With --stack agents also share a Redis, a
+    Kafka and a PostgreSQL of their own, which go with their data when the run ends; the partition
+    then cuts its first side off from these three as well, and in the end a replica without peers is
+    rebuilt from log and checkpoints alone, to compare it.
+
+    Exit code 0: every replica agrees, the rebuilt one too, and nothing acknowledged was lost; 1:
+    not so; 2: bad input.
 
     Example: mesh demo --tree src --agents 12 --json
+
+    Example: mesh demo --stack --lose kafka --seed 7
     """
     console = Console(stderr=as_json)
     try:
+        lost = plan.check_lost(lose, stack=stack)
         players = plan.cast(agents)
         options = Options(
             discover(tree or standard_library()),
             str(tree or f"the standard library of Python {platform.python_version()}"),
             players,
-            plan.draw(players, seed, partition_seconds),
+            plan.draw(players, seed, partition_seconds, lost),
+            stack,
         )
         with Interrupt() as interrupt:
             folder = KeepFolder.open(keep)
@@ -110,22 +134,25 @@ async def _run(
     board, modules = Board(), options.tree.modules
     with Screen(console) as screen:
         screen.say(
-            f"{len(modules)} modules of {options.source}, {len(options.players)} agents; "
-            "starting Temporal, a worker and the fleet"
+            f"{len(modules)} modules of {options.source}, {len(options.players)} agents; starting "
+            f"{'the stack' if options.stack else 'Temporal'}, a worker and the fleet"
         )
-        async with open_fleet(folder.work, options.tree, options.players) as fleet:
+        async with open_fleet(
+            folder.work, options.tree, options.players, stack=options.stack, say=screen.say
+        ) as fleet:
             course = Course(fleet, options.faults, len(modules), board, screen)
-            screen.say(f"all agents are up, Temporal {fleet.temporal.version}")
+            screen.say(f"all agents are up, {fleet.servers.title}")
             measured = await course.run()
-            board.phase = "verdict"
-            screen.say("all agents stop; the verdict is read from their journals")
-            for complaint in await fleet.stop():
-                screen.say(complaint, "bold red")
-            await fleet.stop_worker()
-            services = {"temporal": fleet.temporal.version, "sqlite": sqlite3.sqlite_version}
+            rebuilt = await _end(fleet, board, screen, folder.work / rebuild.NAME)
+            services = {**fleet.servers.versions, "sqlite": sqlite3.sqlite_version}
             promises = fleet.promises
             folders = [fleet.agent_folder(name) for name in fleet.names]
-        verdict = await judge(folders, promises.all(), promises.marks, modules, folder.work)
+        verdict = await judge(
+            folders, promises.all(), promises.marks, modules, folder.work,
+            rebuilt=rebuilt.folder if rebuilt else None, problems=measured.problems,
+        )  # fmt: skip
+    if rebuilt is not None and verdict.rebuilt:  # else somebody will want to look into it
+        await asyncio.to_thread(shutil.rmtree, rebuilt.folder)
     interrupt.unwatch()
     outcome = {
         "files": len(modules),
@@ -138,23 +165,63 @@ async def _run(
         "converged": verdict.converged,
         "wall_seconds": round(time.monotonic() - began, 2),
         **_measured(measured),
+        "rebuilt": _rebuilt(rebuilt, verdict),
         "services": services,
     }
     return outcome, verdict
 
 
+async def _end(fleet: Fleet, board: Board, screen: Screen, place: Path) -> Rebuilt | None:
+    """Stop everybody in order; then, on a stack, rebuild in `place` all that they had."""
+    target = union(list((await fleet.frontiers()).values()))
+    board.phase = "verdict"
+    screen.say("all agents stop; the verdict is read from their journals")
+    for complaint in await fleet.stop():
+        screen.say(complaint, "bold red")
+    await fleet.stop_worker()
+    shared = fleet.servers.shared
+    if not shared:
+        return None
+    rebuilt = await rebuild.rebuild(fleet.authority, place, shared, target)
+    whole = "all" if rebuilt.complete else f"only {rebuilt.operations} of"
+    screen.say(
+        f"a replica without peers got {whole} {total(target)} operations from {rebuilt.source}, "
+        f"in {rebuilt.seconds:.2f} s",
+        "green" if rebuilt.complete else "bold red",
+    )
+    return rebuilt
+
+
 def _measured(course: CourseResult) -> dict[str, Any]:
-    partition = course.partition
+    partition, outage = course.partition, course.outage
     return {
         "partition": {
+            "cut": list(partition.cut),
             "seconds": round(partition.seconds, 2),
             "diverged_documents_max": partition.diverged_documents_max,
+            "crossed": partition.crossed,
             "heal_seconds": round(partition.heal_seconds, 3),
         },
-        "recovered": {
-            name: round(value, 3) if isinstance(value, float) else value
-            for name, value in asdict(course.recovered).items()
-        },
+        "lost_service": None if outage is None else _rounded(asdict(outage)),
+        "recovered": _rounded(asdict(course.recovered)),
+    }
+
+
+def _rebuilt(rebuilt: Rebuilt | None, verdict: Verdict) -> dict[str, Any] | None:
+    if rebuilt is None:
+        return None
+    return {
+        "source": rebuilt.source,
+        "seconds": round(rebuilt.seconds, 3),
+        "operations": rebuilt.operations,
+        "equal": verdict.rebuilt,
+    }
+
+
+def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in fields.items()
     }
 
 

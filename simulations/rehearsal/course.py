@@ -1,21 +1,27 @@
-"""The course of a run: work, a partition, a crash, the end. It only watches, cuts and kills."""
+"""The course of a run: work, a partition, the loss of a service, a crash, the end. It only watches,
+cuts and kills.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.health import DOWN
 from simulations.checkers import diverged
 from simulations.rehearsal.fleet import Fleet, FleetError, Frontier, total, union
 from simulations.rehearsal.plan import FaultPlan
 from simulations.rehearsal.roles import ROLES
 from simulations.rehearsal.screen import Board, Row, Screen
+from simulations.rehearsal.servers import PARTS
 
 STALL_SECONDS = 120.0
+AWAY_SECONDS = 10.0
+BACK_SECONDS = 60.0
 UNDECIDED_SECONDS = 10.0
 QUIET_SECONDS = 60.0
 _MEASURE_SECONDS = 1.5
@@ -23,17 +29,23 @@ _MEASURE_SECONDS = 1.5
 
 @dataclass(slots=True)
 class PartitionResult:
-    """What the partition did. `writes`: updates made by each side while it lasted."""
+    """What the partition did.
 
+    `cut`: what one side had no way to; `crossed`: operations that reached the other side all the
+    same; `writes`: updates made by each side while it lasted.
+    """
+
+    cut: tuple[str, ...] = ()
     seconds: float = 0.0
     diverged_documents_max: int = 0
+    crossed: int = 0
     heal_seconds: float = 0.0
     writes: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
 class RecoveryResult:
-    """How the killed agent came back. `source` is peers if it had nothing of its own."""
+    """How the killed agent came back. `source` names where its state came from, most first."""
 
     agent: str = ""
     seconds: float = 0.0
@@ -41,11 +53,29 @@ class RecoveryResult:
 
 
 @dataclass(slots=True)
+class OutageResult:
+    """What the loss of a service did.
+
+    `seconds`: until it answered again; `noticed_by`: agents whose health showed it down;
+    `updates_meanwhile`: by all agents; `back_seconds`: from its answer until every agent was well
+    with it and owed it nothing, None if that did not come about.
+    """
+
+    name: str = ""
+    seconds: float = 0.0
+    noticed_by: int = 0
+    updates_meanwhile: int = 0
+    back_seconds: float | None = None
+
+
+@dataclass(slots=True)
 class CourseResult:
-    """What was measured while the fleet ran."""
+    """What was measured while the fleet ran; `problems` is what must not have happened."""
 
     partition: PartitionResult = field(default_factory=PartitionResult)
+    outage: OutageResult | None = None
     recovered: RecoveryResult = field(default_factory=RecoveryResult)
+    problems: list[str] = field(default_factory=list)
 
 
 class Course:
@@ -62,6 +92,7 @@ class Course:
         self._result = CourseResult()
         self._gone: set[str] = set()
         self._undecided = False
+        self._noticed: set[str] = set()
         board.modules = modules
         for name, roles in fleet.players.items():
             board.rows[name] = Row(
@@ -71,12 +102,15 @@ class Course:
     async def run(self) -> CourseResult:
         """Start the work, disturb it as planned, return when all is done and everybody has it.
 
-        Raises FleetError if a process fails or nothing moves any more.
+        Raises FleetError if a process fails or nothing moves any more, and what the servers raise.
         """
         self._board.phase = "working"
         self._fleet.begin()
         await self._until(self._faults.partition_at)
         await self._partition()
+        if self._faults.lose:
+            await self._until(self._faults.lose_at)
+            await self._outage(self._faults.lose)
         await self._until(self._faults.kill_at)
         await self._crash()
         await self._until(1.0)
@@ -94,6 +128,7 @@ class Course:
             row.updates = agent.before + agent.updates
             row.lag = everyone - total(agent.frontier) if agent.frontier else everyone
             row.links = len(agent.links)
+            row.down = ", ".join(part for part, state in agent.health.items() if state == DOWN)
             cut_off = row.links < row.peers and agent.session and bool(self._fleet.proxy.cut_pairs)
             row.state = "gone" if name in self._gone else "cut off" if cut_off else "working"
         board.final = max(agent.final for agent in seen.values())
@@ -123,7 +158,7 @@ class Course:
 
     def _notice_temporal(self) -> None:
         """Say once that nobody decides any more. It stops no agent, so not the fleet either."""
-        if not self._undecided and not self._fleet.temporal.running:
+        if not self._undecided and not self._fleet.servers.decides:
             self._undecided = True
             self._screen.say(
                 "Temporal has ended: agents go on with all that commutes, nothing is decided",
@@ -131,12 +166,13 @@ class Course:
             )
 
     @contextlib.asynccontextmanager
-    async def _watching(self) -> Any:
-        """Keep the screen alive during a step that waits for something else.
+    async def _watching(self, part: str = "") -> Any:
+        """Keep the screen alive during a step that waits for something else, and note who sees that
+        `part` is down.
 
-        Raises FleetError at the end of the step if a process failed meanwhile.
+        Raises FleetError or ServerLost at the end of the step if a process failed meanwhile.
         """
-        watcher = asyncio.create_task(self._watch())
+        watcher = asyncio.create_task(self._watch(part))
         try:
             yield
         finally:
@@ -145,10 +181,12 @@ class Course:
         if isinstance(outcome, Exception):
             raise outcome
 
-    async def _watch(self) -> None:
+    async def _watch(self, part: str) -> None:
         while True:
             await self._fleet.news()
             self.refresh()
+            seen = self._fleet.seen.items()
+            self._noticed.update(name for name, agent in seen if agent.health.get(part) == DOWN)
 
     # ------------------------------------------------------------------ the partition
 
@@ -162,13 +200,14 @@ class Course:
             fleet.proxy.cut(pair, faults.how(pair))
         silent = sum(pair in faults.silenced for pair in pairs)
         self._board.phase = "partitioned"
+        shared = tuple(fleet.servers.shared)
         screen.say(
-            f"PARTITION: {', '.join(here)} ┃ {', '.join(there)} "
+            f"PARTITION: {', '.join(here)} ┃ {', '.join((*there, *shared))} "
             f"({len(pairs) - silent} links broken, {silent} silenced)",
             "bold yellow",
         )
         async with self._watching():
-            worst = await self._measure(began + faults.partition_seconds)
+            worst, crossed = await self._measure(began + faults.partition_seconds)
         after = self._writes(here), self._writes(there)
         targets = union(list((await fleet.frontiers()).values()))
         seconds = time.monotonic() - began
@@ -186,22 +225,96 @@ class Course:
             )
         screen.say(f"everybody has what both sides wrote, {heal:.2f} s after the heal", "green")
         self._board.phase = "working"
-        self._result.partition = PartitionResult(seconds, worst, heal, writes)
+        self._result.partition = PartitionResult(
+            ("peers", *shared), seconds, worst, crossed, heal, writes
+        )
 
-    async def _measure(self, until: float) -> int:
-        """Compare all agents' documents until then; the most that differed at once."""
-        worst = 0
+    async def _measure(self, until: float) -> tuple[int, int]:
+        """Compare all agents until then: the most documents that differed at once, and how many
+        operations got from one side to the other since the first comparison.
+        """
+        fleet, worst, before = self._fleet, 0, -1
         while True:
-            fleet = self._fleet
             answers = await asyncio.gather(*(fleet.ask(name, "digests") for name in fleet.names))
             worst = max(worst, len(diverged([answer["digests"] for answer in answers])))
+            across = self._across(await fleet.frontiers())
+            before = across if before < 0 else before
             left = until - time.monotonic()
             if left <= 0:
-                return worst
+                return worst, across - before
             await asyncio.sleep(min(left, _MEASURE_SECONDS))
 
-    def _writes(self, side: tuple[str, ...]) -> int:
+    def _across(self, frontiers: dict[str, Frontier]) -> int:
+        """How many operations each side has of the other's present sessions, summed."""
+        here, there = self._faults.sides
+        count = 0
+        for side, others in ((here, there), (there, here)):
+            authors = {self._fleet.seen[name].session for name in others}
+            known = union([frontiers[name] for name in side])
+            count += total(
+                {
+                    shard: {one: seq for one, seq in sessions.items() if one in authors}
+                    for shard, sessions in known.items()
+                }
+            )
+        return count
+
+    def _writes(self, side: Iterable[str]) -> int:
         return sum(self._fleet.seen[name].before + self._fleet.seen[name].updates for name in side)
+
+    # ------------------------------------------------------------------ the loss of a service
+
+    async def _outage(self, name: str) -> None:
+        """Kill a server, start it again after a while, wait until all is well and delivered."""
+        fleet, screen, part = self._fleet, self._screen, PARTS[name]
+        before, began = self._writes(fleet.names), time.monotonic()
+        await fleet.servers.take_away(name)
+        self._board.phase = f"{name} lost"
+        screen.say(f"LOST: {name} killed; the agents go on without it", "bold red")
+        async with self._watching(part):
+            await asyncio.sleep(AWAY_SECONDS)
+            await fleet.servers.bring_back(name)
+            back = time.monotonic()
+            writes = self._writes(fleet.names) - before
+            self._board.phase = f"{name} is back"
+            screen.say(
+                f"BACK: {name} answers again after {back - began:.1f} s; {len(self._noticed)} of "
+                f"{len(fleet.names)} agents had noticed, all made {writes} updates meanwhile",
+                "bold green",
+            )
+            settled = await self._settled(part)
+        result = OutageResult(name, back - began, len(self._noticed), writes)
+        if settled:
+            result.back_seconds = time.monotonic() - back
+            screen.say(
+                f"all agents are well with {name} and owe it nothing, "
+                f"{result.back_seconds:.2f} s after it was back",
+                "green",
+            )
+        else:
+            self._complain(
+                f"{name} was back, and {BACK_SECONDS:g} s later not all agents were "
+                "well with it or had delivered what they owed it"
+            )
+        if not writes:
+            self._complain(f"no update was made while {name} was away")
+        self._board.phase = "working"
+        self._result.outage = result
+
+    async def _settled(self, part: str) -> bool:
+        """Wait until no agent sees anything wrong with a part or owes its service anything."""
+        fleet = self._fleet
+        asked = [fleet.ask(name, "settle", BACK_SECONDS + 1, part=part) for name in fleet.names]
+        try:
+            async with asyncio.timeout(BACK_SECONDS):
+                await asyncio.gather(*asked)
+        except TimeoutError:
+            return False
+        return True
+
+    def _complain(self, problem: str) -> None:
+        self._result.problems.append(problem)
+        self._screen.say(problem, "bold red")
 
     # ------------------------------------------------------------------ the crash
 
@@ -220,8 +333,8 @@ class Course:
         began = time.monotonic()
         async with self._watching():
             await fleet.start_agent(victim)
-            source = (await fleet.ask(victim, "origin"))["source"]
             await fleet.reaches(victim, target)
+            source = (await fleet.ask(victim, "origin"))["source"]
         seconds = time.monotonic() - began
         self._gone.discard(victim)
         fleet.begin(victim)

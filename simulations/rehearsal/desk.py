@@ -49,6 +49,12 @@ class Desk:
         self._marks: list[tuple[str, str]] = []
         self._dirty = asyncio.Event()
         self._requests = 0
+        self._unanswered: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that could not be had when last asked for, and are asked for again."""
+        return len(self._unanswered)
 
     def wrote(self, *marks: tuple[str, str]) -> None:
         """One more transaction was committed; `marks` name (module, finding) pairs it carried."""
@@ -145,22 +151,34 @@ class Desk:
             raise CoordinatorUnavailable("this agent was given no coordinator")
         self._requests += 1
         request = f"{self.name}.{self.replica.session}.{self._requests}"
+        try:
+            transition = await self._insist(module, event, request, data)
+        except (InvalidTransition, UnknownMachine):
+            self.refused += 1
+            await self._learn(module)
+            return None
+        self._publish(module, transition)
+        return transition
+
+    async def _insist(
+        self, module: str, event: str, request: str, data: Mapping[str, Any] | None
+    ) -> Transition:
+        """Fire an event until it is decided; once it could not be, it counts as `waiting`."""
+        assert self._coordinator is not None, "decide() asked it just now"
         wait = _RETRY_FIRST
-        while True:
-            try:
-                transition = await self._coordinator.fire(
-                    MODULE_AUDIT.name, module, event, actor=self.name, request=request, data=data
-                )
-            except (InvalidTransition, UnknownMachine):
-                self.refused += 1
-                await self._learn(module)
-                return None
-            except CoordinatorUnavailable:
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _RETRY_LAST)
-                continue
-            self._publish(module, transition)
-            return transition
+        try:
+            while True:
+                try:
+                    return await self._coordinator.fire(
+                        MODULE_AUDIT.name, module, event,
+                        actor=self.name, request=request, data=data,
+                    )  # fmt: skip
+                except CoordinatorUnavailable:
+                    self._unanswered.add(request)
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, _RETRY_LAST)
+        finally:
+            self._unanswered.discard(request)
 
     async def _learn(self, module: str) -> None:
         assert self._coordinator is not None, "decide() asked it just now"

@@ -9,18 +9,19 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crdt.errors import ServiceError
-from mesh.stack.temporal import TemporalServer
+from mesh.stack.recipe import Say, silent
 from persistence.identity import create_genesis, provision
 from simulations.checkers import Acknowledged
 from simulations.rehearsal import plan
 from simulations.rehearsal.child import Child
 from simulations.rehearsal.proxy import LinkProxy
+from simulations.rehearsal.servers import Servers, location, open_servers
 from simulations.rehearsal.source import SourceTree
 from simulations.rehearsal.wire import AgentTask
 
@@ -51,6 +52,7 @@ class Seen:
     doing: str = "starting"
     links: tuple[str, ...] = ()
     frontier: Frontier = field(default_factory=dict)
+    health: dict[str, str] = field(default_factory=dict)
     finished: bool = False
 
 
@@ -82,11 +84,11 @@ class Fleet:
     """The processes of one run. Made by `open_fleet`, which also ends them."""
 
     def __init__(
-        self, folder: Path, tree: SourceTree, players: plan.Cast, temporal: TemporalServer
+        self, folder: Path, tree: SourceTree, players: plan.Cast, servers: Servers
     ) -> None:
         self.folder = folder
         self.players = players
-        self.temporal = temporal
+        self.servers = servers
         self.proxy = LinkProxy()
         self.promises = Promises()
         self.seen: dict[str, Seen] = {name: Seen() for name in players}
@@ -96,12 +98,17 @@ class Fleet:
         self._worker: Child | None = None
         self._news = asyncio.Event()
         self._failure: FleetError | None = None
-        self._addresses: dict[str, asyncio.Event] = {}
+        self._ready: dict[str, asyncio.Event] = {}
 
     @property
     def names(self) -> list[str]:
         """All agents, in order."""
         return sorted(self.players)
+
+    @property
+    def authority(self) -> Path:
+        """The mesh's own folder, out of which identities are issued."""
+        return self.folder / "mesh"
 
     @property
     def _listing(self) -> Path:
@@ -116,8 +123,8 @@ class Fleet:
         for part in ("agents", "logs"):
             (self.folder / part).mkdir()
         await asyncio.to_thread(self._tree.save, self._listing)
-        await asyncio.to_thread(create_genesis, self.folder / "mesh", "mesh-demo")
-        await self.proxy.open(plan.pairs(self.players))
+        await asyncio.to_thread(create_genesis, self.authority, "mesh-demo")
+        await self._open_proxy()
         await self._start_worker()
         starting = [asyncio.create_task(self.start_agent(name)) for name in self.names]
         try:
@@ -127,11 +134,26 @@ class Fleet:
                 task.cancel()
             await asyncio.gather(*starting, return_exceptions=True)
 
+    async def _open_proxy(self) -> None:
+        """Wires between all agents, and from each to every service that carries state."""
+        shared = self.servers.shared
+        services = plan.service_pairs(self.players) if shared else []
+        await self.proxy.open([*plan.pairs(self.players), *services], announced=("kafka",))
+        for name, address in shared.items():
+            self.proxy.point(name, location(address))
+
+    def _addresses_for(self, agent: str) -> dict[str, str]:
+        """The services' addresses, with an agent's own wires to them instead."""
+        return {
+            name: address.replace(location(address), self.proxy.address(agent, name))
+            for name, address in self.servers.shared.items()
+        }
+
     async def _start_worker(self) -> None:
         self._worker = await Child.start(
             "temporal worker",
             [sys.executable, "-m", "simulations.rehearsal.worker", str(os.getpid()),
-             self.temporal.address, self._queue],
+             self.servers.temporal, self._queue],
             self.folder / "logs" / "worker.log",
             self._worker_said,
         )  # fmt: skip
@@ -139,18 +161,19 @@ class Fleet:
     async def start_agent(self, name: str) -> None:
         """Give an agent its identity, start it and wait until it says that it is there."""
         folder = self.agent_folder(name)
-        await asyncio.to_thread(provision, self.folder / "mesh", folder, name)
-        ready = self._addresses[name] = asyncio.Event()
+        await asyncio.to_thread(provision, self.authority, folder, name)
+        ready = self._ready[name] = asyncio.Event()
         task = AgentTask(
             name=name,
             parent=os.getpid(),
             folder=str(folder),
             tree=str(self._listing),
             cast=dict(self.players),
-            seeds=tuple(self.proxy.seeds(name)),
-            temporal=self.temporal.address,
+            seeds=tuple(self.proxy.seeds(name, apart=plan.SHARED)),
+            temporal=self.servers.temporal,
             task_queue=self._queue,
             status_seconds=0.5,
+            **self._addresses_for(name),
         )
         self._agents[name] = await Child.start(
             name,
@@ -187,9 +210,11 @@ class Fleet:
         for child in self._agents.values():
             child.tell(do, **fields)
 
-    async def ask(self, name: str, do: str, **fields: Any) -> dict[str, Any]:
+    async def ask(
+        self, name: str, do: str, within: float = ANSWER_SECONDS, **fields: Any
+    ) -> dict[str, Any]:
         """Ask one agent. Raises ChildError."""
-        return await self._agents[name].ask(do, ANSWER_SECONDS, **fields)
+        return await self._agents[name].ask(do, within, **fields)
 
     async def frontiers(self) -> dict[str, Frontier]:
         """What every running agent has, asked for now."""
@@ -206,13 +231,17 @@ class Fleet:
         return time.monotonic() - began
 
     async def news(self, timeout: float = 0.5) -> None:
-        """Wait until an agent says something, or `timeout`. Raises FleetError if one failed."""
+        """Wait until an agent says something, or `timeout`.
+
+        Raises FleetError if one failed, ServerLost if a server of the stack did.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._news.wait()
         self._news.clear()
         if self._failure is not None:
             raise self._failure
+        self.servers.check()
 
     async def stop(self) -> list[str]:
         """End all agents: they close their replicas. Who failed to, or had to be killed."""
@@ -253,7 +282,7 @@ class Fleet:
                 seen.session = message["session"]
                 seen.doing = "waiting"
                 self.proxy.point(name, message["address"])
-                self._addresses[name].set()
+                self._ready[name].set()
             case "status":
                 _update(seen, message)
             case "acknowledged":
@@ -276,6 +305,7 @@ def _update(seen: Seen, message: dict[str, Any]) -> None:
     if "frontier" in message:
         seen.frontier = read_frontier(message["frontier"])
         seen.links = tuple(message["links"])
+        seen.health = message["health"]
 
 
 def read_frontier(plain: dict[str, dict[str, int]]) -> Frontier:
@@ -302,11 +332,30 @@ def total(frontier: Frontier) -> int:
     return sum(sum(sessions.values()) for sessions in frontier.values())
 
 
+def covers(have: Frontier, want: Frontier) -> bool:
+    """Whether one frontier holds everything of the other."""
+    return all(
+        seq <= have.get(shard, {}).get(session, 0)
+        for shard, sessions in want.items()
+        for session, seq in sessions.items()
+    )
+
+
+def in_words(sources: Mapping[str, int]) -> str:
+    """`{"log": 5, "checkpoints": 9, "bus": 0}` as "checkpoints + log": the largest first."""
+    there = [name for name, count in sources.items() if count > 0]
+    return " + ".join(sorted(there, key=lambda name: (-sources[name], name)))
+
+
 @contextlib.asynccontextmanager
-async def open_fleet(folder: Path, tree: SourceTree, players: plan.Cast) -> AsyncIterator[Fleet]:
-    """A started fleet with its Temporal server; all of it is gone when the block ends."""
-    async with TemporalServer.start(folder / "temporal", in_memory=True) as temporal:
-        fleet = Fleet(folder, tree, players, temporal)
+async def open_fleet(
+    folder: Path, tree: SourceTree, players: plan.Cast, *, stack: bool = False, say: Say = silent
+) -> AsyncIterator[Fleet]:
+    """A started fleet with its servers, which tell `say` how they get on with starting; all of it
+    is gone when the block ends.
+    """
+    async with open_servers(folder, stack=stack, say=say) as servers:
+        fleet = Fleet(folder, tree, players, servers)
         try:
             await fleet.start()
             yield fleet

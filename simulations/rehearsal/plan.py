@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crdt.errors import CallerError
+from mesh.stack import SERVICES
 from simulations.rehearsal.proxy import Cut, Pair
 from simulations.rehearsal.roles import ROLES
 
@@ -18,13 +19,21 @@ Cast = Mapping[str, tuple[str, ...]]
 """Agent name → the roles it plays."""
 
 
+SHARED = ("redis", "kafka", "postgres")
+"""The services that carry state between agents, so that a partition has to cut them off too."""
+
+
 class PlanError(CallerError):
-    """A fleet that can't be: too few agents, or too many."""
+    """A fleet that can't be: too few agents, or too many; or a service that can't be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """When and how the run is disturbed. Progress is the share of all work done, from 0 to 1."""
+    """When and how the run is disturbed. Progress is the share of all work done, from 0 to 1.
+
+    The shared services are on the second side, and the first side loses them too. `lose`: the
+    service that is killed at `lose_at`, "" for none.
+    """
 
     partition_at: float
     partition_seconds: float
@@ -32,6 +41,8 @@ class FaultPlan:
     silenced: frozenset[Pair]
     kill_at: float
     victim: str
+    lose_at: float
+    lose: str = ""
 
     def how(self, pair: Pair) -> Cut:
         """Whether a pair that the partition crosses breaks or falls silent."""
@@ -64,8 +75,29 @@ def pairs(names: Iterable[str]) -> list[Pair]:
     return [(low, high) for index, low in enumerate(ordered) for high in ordered[index + 1 :]]
 
 
-def draw(players: Cast, seed: int, partition_seconds: float) -> FaultPlan:
-    """The faults of this seed: the same seed and fleet always give the same plan."""
+def service_pairs(names: Iterable[str]) -> list[Pair]:
+    """Every agent with every shared service; the agent dials."""
+    return [(name, service) for name in sorted(names) for service in SHARED]
+
+
+def check_lost(lose: str, *, stack: bool) -> str:
+    """The service to lose, if that can be; "" is none. Raises PlanError."""
+    choices = ", ".join(SERVICES)
+    if lose and lose not in SERVICES:
+        raise PlanError(f"--lose {lose}: the stack has no such service; choose one of {choices}")
+    if lose and not stack:
+        raise PlanError(
+            f"--lose {lose} needs --stack: without it no service is there that can be lost and "
+            f"come back; with it, one of {choices}"
+        )
+    return lose
+
+
+def draw(players: Cast, seed: int, partition_seconds: float, lose: str = "") -> FaultPlan:
+    """The faults of this seed: the same seed and fleet always give the same plan.
+
+    What is drawn is the same whether a service is lost or not, and with or without a stack.
+    """
     dice = random.Random(f"statemesh demo {seed}")  # noqa: S311 - a plan, not a key
     names = sorted(players)
     shuffled = dice.sample(names, len(names))
@@ -73,13 +105,19 @@ def draw(players: Cast, seed: int, partition_seconds: float) -> FaultPlan:
     sides = (tuple(sorted(shuffled[:middle])), tuple(sorted(shuffled[middle:])))
     silenced = frozenset(pair for pair in pairs(names) if dice.random() < 0.4)
     leads = [name for name in names if any(ROLES[role].leads for role in players[name])]
+    partition_at, kill_at = dice.uniform(0.22, 0.30), dice.uniform(0.50, 0.60)
+    victim = dice.choice(leads)
+    # What is drawn later comes after, so that a seed goes on meaning what it meant.
+    unheard = frozenset(pair for pair in service_pairs(names) if dice.random() < 0.4)
     return FaultPlan(
-        partition_at=dice.uniform(0.22, 0.30),
+        partition_at=partition_at,
         partition_seconds=partition_seconds,
         sides=sides,
-        silenced=silenced,
-        kill_at=dice.uniform(0.50, 0.60),
-        victim=dice.choice(leads),
+        silenced=silenced | unheard,
+        kill_at=kill_at,
+        victim=victim,
+        lose_at=dice.uniform(0.36, 0.46),
+        lose=lose,
     )
 
 

@@ -1,16 +1,20 @@
-"""A TCP proxy between the agents, so that their links can really be cut.
+"""A TCP proxy between the agents, and to the servers, so that their links can really be cut.
 
 Every pair of agents has a listening port of its own here: the one that dials is given this port
-instead of the other's. Cutting a pair either *breaks* it (connections are reset, new ones too) or
-*silences* it (bytes stop flowing, nobody is told, new connections are reset; what was held back
-flows on after the heal, as TCP does when a cable is plugged in again). The agents can't tell the
-proxy from a network.
+instead of the other's. So has every pair of an agent and a server. Cutting a pair either *breaks*
+it (connections are reset, new ones too) or *silences* it (bytes stop flowing, nobody is told, new
+connections are reset; what was held back flows on after the heal, as TCP does when a cable is
+plugged in again). The agents can't tell the proxy from a network.
+
+Kafka's brokers tell their clients where to connect, and a client that believed them would go round
+the proxy. So in the answers of a listener that is said to do this its own address is replaced by
+the wire's, which is as long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 
 _CHUNK = 65_536
@@ -37,10 +41,13 @@ class LinkProxy:
         self._wires: dict[Pair, _Wire] = {}
         self._targets: dict[str, tuple[str, int]] = {}
 
-    async def open(self, pairs: Iterable[Pair]) -> None:
-        """Listen on a free loopback port for each pair. Raises OSError if none is left."""
+    async def open(self, pairs: Iterable[Pair], *, announced: Collection[str] = ()) -> None:
+        """Listen on a free loopback port for each pair. Raises OSError if none is left.
+
+        `announced`: listeners that speak Kafka's protocol, and so tell where they are.
+        """
         for pair in pairs:
-            wire = _Wire(pair, self._targets)
+            wire = _Wire(pair, self._targets, announced=pair[1] in announced)
             await wire.listen()
             self._wires[pair] = wire
 
@@ -48,9 +55,13 @@ class LinkProxy:
         """What `dialler` has to dial to reach `listener`."""
         return f"127.0.0.1:{self._wires[dialler, listener].port}"
 
-    def seeds(self, dialler: str) -> list[str]:
-        """Every address `dialler` dials."""
-        return [self.address(*pair) for pair in self._wires if pair[0] == dialler]
+    def seeds(self, dialler: str, apart: Collection[str] = ()) -> list[str]:
+        """Every address `dialler` dials, but for those of the listeners `apart`."""
+        return [
+            self.address(*pair)
+            for pair in self._wires
+            if pair[0] == dialler and pair[1] not in apart
+        ]
 
     def point(self, listener: str, address: str) -> None:
         """From now on `listener` is at `host:port`."""
@@ -94,10 +105,11 @@ class LinkProxy:
 class _Wire:
     """One pair: its port and the connections through it."""
 
-    def __init__(self, pair: Pair, targets: dict[str, tuple[str, int]]) -> None:
+    def __init__(self, pair: Pair, targets: dict[str, tuple[str, int]], *, announced: bool) -> None:
         self.port = 0
         self.carried = 0
         self._listener = pair[1]
+        self._announced = announced
         self._targets = targets
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
@@ -156,9 +168,14 @@ class _Wire:
         except OSError:
             return
         self._ends.add(far_writer)
+        answers = (
+            self._pump_answers(far_reader, writer, _in_kafka(*target))
+            if self._announced
+            else self._pump(far_reader, writer)
+        )
         pumps = [
             asyncio.ensure_future(self._pump(reader, far_writer)),
-            asyncio.ensure_future(self._pump(far_reader, writer)),
+            asyncio.ensure_future(answers),
         ]
         try:
             # When one direction ends the link is over: replicas don't use half-open connections.
@@ -173,9 +190,34 @@ class _Wire:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(_CHUNK):
-                await self._flowing.wait()
-                writer.write(data)
-                self.carried += len(data)
-                await writer.drain()
+                await self._pass_on(data, writer)
         except OSError:
             return
+
+    async def _pump_answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: bytes
+    ) -> None:
+        """Whole answers, each after its length, with our address in place of the one `told`.
+
+        Both are of one length, so nothing else changes. That the bytes of an address stand in a
+        record by chance is out of the question: what agents write is encrypted.
+        """
+        ours = _in_kafka("127.0.0.1", self.port)
+        try:
+            while True:
+                length = await reader.readexactly(4)
+                answer = await reader.readexactly(int.from_bytes(length, "big"))
+                await self._pass_on(length + answer.replace(told, ours), writer)
+        except (OSError, asyncio.IncompleteReadError):
+            return
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        await self._flowing.wait()
+        writer.write(data)
+        self.carried += len(data)
+        await writer.drain()
+
+
+def _in_kafka(host: str, port: int) -> bytes:
+    """An address as it stands in the answers of a broker: the host's name, then 32 bits of port."""
+    return host.encode() + port.to_bytes(4, "big")

@@ -19,7 +19,7 @@ _PLAIN_STEPS = 10
 
 @dataclass(slots=True)
 class Row:
-    """One agent, as last heard of."""
+    """One agent, as last heard of. `down`: the parts of its replica that are, in words."""
 
     role: str
     task: str = "starting"
@@ -28,6 +28,7 @@ class Row:
     links: int = 0
     peers: int = 0
     state: str = "starting"
+    down: str = ""
 
 
 @dataclass(slots=True)
@@ -118,6 +119,9 @@ def _table(board: Board) -> Table:
         table.add_column(title, no_wrap=True, max_width=width)
     for title in ("updates", "lag", "links"):
         table.add_column(title, justify="right")
+    lacking = any(row.down for row in board.rows.values())
+    if lacking:
+        table.add_column("down", no_wrap=True)
     for name, row in sorted(board.rows.items()):
         table.add_row(
             name,
@@ -126,6 +130,7 @@ def _table(board: Board) -> Table:
             str(row.updates),
             str(row.lag),
             f"{row.links}/{row.peers}",
+            *([row.down] if lacking else []),
             style={"gone": "red", "cut off": "yellow"}.get(row.state, ""),
         )
     return table

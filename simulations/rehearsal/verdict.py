@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crdt.access import ShardView
@@ -40,7 +40,9 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether everything holds, and if not, what doesn't. `updates` counts operations."""
+    """Whether everything holds, and if not, what doesn't. `updates` counts operations; `rebuilt`:
+    whether what log and checkpoints gave equals what the agents have, None where none was rebuilt.
+    """
 
     converged: bool
     lost: int
@@ -48,6 +50,7 @@ class Verdict:
     updates: int
     findings: int
     problems: tuple[str, ...]
+    rebuilt: bool | None = None
 
     @property
     def good(self) -> bool:
@@ -61,8 +64,15 @@ async def judge(
     marks: Iterable[tuple[str, str]],
     modules: Sequence[str],
     report_into: Path,
+    *,
+    rebuilt: Path | None = None,
+    problems: Sequence[str] = (),
 ) -> Verdict:
-    """Read every agent's folder and check it; write report and stubs from the first."""
+    """Read every agent's folder and check it; write report and stubs from the first.
+
+    The folder `rebuilt` has to hold what the agents' do. `problems` were found before, and count.
+    """
+    every = [*folders, *([rebuilt] if rebuilt is not None else [])]
     loop = asyncio.get_running_loop()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
@@ -72,7 +82,7 @@ async def judge(
         read = await asyncio.gather(
             *(
                 loop.run_in_executor(pool, examine, folder, None if index else report_into)
-                for index, folder in enumerate(folders)
+                for index, folder in enumerate(every)
             ),
             return_exceptions=True,
         )
@@ -80,15 +90,32 @@ async def judge(
         # Also if interrupted: a reader that went on would write into a folder being cleared away.
         pool.shutdown(wait=True, cancel_futures=True)
     examined: list[Examined] = []
+    copy: Examined | None = None
     unreadable: list[str] = []
-    for folder, one in zip(folders, read, strict=True):
-        if isinstance(one, Examined):
-            examined.append(one)
-        elif isinstance(one, MeshError):
+    for folder, one in zip(every, read, strict=True):
+        if isinstance(one, MeshError):
             unreadable.append(f"{folder.name}: its folder cannot be read: {one}")
-        else:
+        elif isinstance(one, BaseException):
             raise one
-    return weigh(examined, promises, marks, modules, unreadable)
+        elif folder == rebuilt:
+            copy = one
+        else:
+            examined.append(one)
+    verdict = weigh(examined, promises, marks, modules, unreadable)
+    apart = _apart(examined, copy) if rebuilt is not None else []
+    return replace(
+        verdict,
+        problems=(*verdict.problems, *problems, *_bounded(apart)),
+        rebuilt=None if rebuilt is None else copy is not None and not apart,
+    )
+
+
+def _apart(examined: Sequence[Examined], copy: Examined | None) -> list[str]:
+    """What a rebuilt replica has otherwise than the first agent. One that is unreadable was told
+    of.
+    """
+    both = [each.evidence for each in (*examined[:1], copy) if each is not None]
+    return [f"rebuilt from log and checkpoints: {line}" for line in checkers.differences(both)]
 
 
 def _reader(parent: int) -> None:

@@ -27,6 +27,7 @@ class AgentTask:
     """The first line an agent is given: everything it has to know to take part.
 
     `tree` names the saved listing of the source tree, which is the same for all and for ever.
+    Services that are not there have no address.
     """
 
     name: str
@@ -38,6 +39,9 @@ class AgentTask:
     temporal: str
     task_queue: str
     status_seconds: float
+    redis: str = ""
+    kafka: str = ""
+    postgres: str = ""
 
     def line(self) -> bytes:
         """As one line."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -15,8 +17,7 @@ from temporalio.service import RPCError
 
 from crdt.errors import ServiceError
 from mesh.stack.temporal import TemporalServer, temporal_binary
-
-PATIENCE_S = 30.0
+from tests.mesh.stack_world import PATIENCE_S, gone
 
 CHILD = """
 import asyncio, sys
@@ -29,23 +30,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def gone(pid: int) -> None:
-    """Return once the process has ended, also if it is not our child."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 async def test_it_answers_and_ends_with_the_block(tmp_path: Path) -> None:
@@ -83,6 +67,30 @@ async def test_in_memory_nothing_is_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "temporal.sqlite").exists()
 
 
+async def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    """Its schema is there in part, or not at all; the server alone would refuse it for ever."""
+    database = tmp_path / "temporal.sqlite"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE executions (shard_id INTEGER)")
+        connection.commit()
+    async with TemporalServer.start(tmp_path) as server:
+        assert server.running
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        names = connection.execute("SELECT name FROM namespaces").fetchall()
+    assert ("default",) in names
+
+
+async def test_garbage_for_a_database_is_named_and_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "temporal.sqlite"
+    database.write_bytes(b"garbage " * 1_000)
+    with pytest.raises(
+        ServiceError, match=r"temporal\.sqlite is no whole database .* or remove it"
+    ):
+        async with TemporalServer.start(tmp_path):
+            pytest.fail("it started on garbage")
+    assert database.read_bytes() == b"garbage " * 1_000
+
+
 async def test_it_ends_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         async with TemporalServer.start(tmp_path, in_memory=True) as server:
@@ -106,7 +114,7 @@ async def test_it_dies_with_its_parent(tmp_path: Path, how: signal.Signals) -> N
 async def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServiceError, match=f"Temporal at 127.0.0.1:{port} ended with code"):
+        with pytest.raises(ServiceError, match=f"temporal: port {port} is in use; .*--port"):
             async with TemporalServer.start(tmp_path, port=port):
                 pytest.fail("it started on a port in use")
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from crdt import Counter, Document, Feed, Flag, Map, Register, Set, Text
 from mesh import Replica, Settings
-from mesh.environment import Coordinator, Environment
+from mesh.environment import Bus, Coordinator, Environment
 from mesh.instrumentation import EVENTS, CountingProbe
 from mesh.links import LinkTimes
 from mesh.transports.memory import MemoryNetwork, MemoryTransport
-from persistence.base import Journal
+from persistence.base import CheckpointStore, EventLog, Journal
 from persistence.identity import Identity, found_mesh
 from persistence.memory import MemoryJournal
 from persistence.sqlite import open_journal
@@ -132,23 +132,28 @@ class World:
         name: str,
         *seeds: str,
         coordinator: Coordinator | None = None,
+        bus: Bus | None = None,
+        log: EventLog | None = None,
+        checkpoints: CheckpointStore | None = None,
         times: LinkTimes | None = None,
         **overrides: Any,
     ) -> Replica:
-        """A replica, not started. It dials `seeds`."""
+        """A replica, not started. It dials `seeds`, and uses the services given."""
         values = {
             "replica__anti_entropy_interval_s": 0.05,
             "replica__flush_interval_ms": 1,
             "replica__close_timeout_s": 0.5,
             "peers__redial_min_s": 0.01,
             "peers__redial_max_s": 0.05,
+            "kafka__poll_s": 0.05,
+            "postgres__checkpoint_interval_s": 0.05,
         } | overrides
         self.probes[name] = StrictProbe()
         self.discoveries[name] = Addresses(*seeds)
         self.transports[name] = self.network.transport(name)
         environment = Environment(
             self.clock, self.entropy, self.probes[name], self.journal(name),
-            self.transports[name], self.discoveries[name], coordinator,
+            self.transports[name], self.discoveries[name], coordinator, bus, log, checkpoints,
         )  # fmt: skip
         return Replica(Settings().override(**values), environment, self.identity(name), times=times)
 
@@ -187,6 +192,21 @@ async def running(*replicas: Replica) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.gather(*(replica.close() for replica in started))
+
+
+async def crash(replica: Replica) -> None:
+    """End a replica as a killed process ends: nothing is handed over, nothing more is written."""
+    assert replica._runner is not None
+    replica._runner.cancel()
+    await asyncio.wait([replica._runner])
+
+
+async def write(replica: Replica, *texts: object, document: str = "1") -> None:
+    """One frame for each text, on disk."""
+    for text in texts:
+        with replica.edit(Note, document) as note:
+            note.text = str(text)
+        await replica.flush()
 
 
 def same(*replicas: Replica) -> bool:

@@ -21,6 +21,9 @@ import pytest
 
 from crdt.access import ShardView
 from crdt.ids import shard_of
+from mesh.replica import Replica
+from mesh.settings import PeersSettings, Settings
+from persistence.identity import provision
 from persistence.inspect import load_folder
 from simulations.checkers import Acknowledged
 from simulations.rehearsal.audit import AUDIT, Fleet
@@ -33,7 +36,7 @@ from workflows.state import AgentState, WorkflowState, steps_completed
 MODULES = 25
 KEYS = [
     "files", "agents", "updates", "findings", "acknowledged", "lost", "double_claims", "converged",
-    "wall_seconds", "partition", "recovered", "services",
+    "wall_seconds", "partition", "lost_service", "recovered", "rebuilt", "services",
 ]  # fmt: skip
 
 
@@ -99,13 +102,16 @@ def test_the_fleet_agrees_and_nothing_is_lost(run: Run) -> None:
     assert (outcome["lost"], outcome["double_claims"]) == (0, 0)
     assert (outcome["files"], outcome["agents"]) == (MODULES, 5)
     assert outcome["updates"] >= outcome["acknowledged"] > MODULES
-    assert outcome["services"]["temporal"]
+    assert list(outcome["services"]) == ["temporal", "sqlite"]
+    assert (outcome["lost_service"], outcome["rebuilt"]) == (None, None)
 
 
 def test_both_faults_happened(run: Run) -> None:
     partition, recovered = run.outcome["partition"], run.outcome["recovered"]
+    assert partition["cut"] == ["peers"]
     assert partition["seconds"] >= 2
     assert partition["diverged_documents_max"] > 0
+    assert partition["crossed"] == 0
     assert partition["heal_seconds"] > 0
     assert recovered["source"] == "peers"
     assert recovered["agent"] in {path.name for path in run.agents}
@@ -209,6 +215,34 @@ def test_a_damaged_folder_is_a_problem_not_a_crash(run: Run, tmp_path: Path) -> 
     assert verdict.problems[0].startswith(f"{damaged.name}: its folder cannot be read: ")
 
 
+def test_what_was_rebuilt_has_to_be_what_the_agents_have(run: Run, tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(run.agents[-1], same)
+    assert judged(run, tmp_path / "a").rebuilt is None
+    equal = judged(run, tmp_path / "b", rebuilt=same)
+    assert (equal.rebuilt, equal.good) == (True, True)
+    asyncio.run(empty_replica(run.folder / "mesh", other))
+    lacking = judged(run, tmp_path / "c", rebuilt=other)
+    assert (lacking.rebuilt, lacking.converged, lacking.good) == (False, True, False)
+    assert lacking.problems[0].startswith("rebuilt from log and checkpoints: shard ")
+    shutil.copy(run.folder / MARKER, same / "journal.sqlite")
+    unreadable = judged(run, tmp_path / "d", rebuilt=same)
+    assert (unreadable.rebuilt, unreadable.good) == (False, False)
+
+
+async def empty_replica(authority: Path, folder: Path) -> None:
+    provision(authority, folder, "rebuilt")
+    settings = Settings(peers=PeersSettings(listen=""))
+    async with Replica.open(folder, settings=settings):
+        pass
+
+
+def test_what_went_wrong_on_the_way_counts(run: Run, tmp_path: Path) -> None:
+    verdict = judged(run, tmp_path / "a", problems=["no update was made"])
+    assert (verdict.good, verdict.converged) == (False, True)
+    assert verdict.problems == ("no update was made",)
+
+
 async def test_no_reader_outlives_an_interrupted_verdict(run: Run, tmp_path: Path) -> None:
     """One that did would write the report into a folder that is being cleared away."""
     judging = asyncio.create_task(judge(run.agents, [], [], [], tmp_path))
@@ -225,11 +259,11 @@ async def test_no_reader_outlives_an_interrupted_verdict(run: Run, tmp_path: Pat
 
 @contextlib.contextmanager
 def running(
-    tree: Path, keep: Path, agents: int = 3
+    tree: Path, keep: Path, *more: str, agents: int = 3
 ) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A demo that has come as far as having agents; and the process ids of all it started."""
     process = subprocess.Popen(
-        command("--tree", str(tree), "--agents", str(agents), "--keep", str(keep)),
+        command("--tree", str(tree), "--agents", str(agents), "--keep", str(keep), *more),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -364,6 +398,9 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
         (["--keep", "no/such/place"], "there is no folder"),
         (["--keep", "a" * 250], "File name too long"),
         (["--tree", "a" * 300], "File name too long"),
+        (["--stack", "--lose", "rabbit"], "choose one of redis, kafka, postgres, temporal"),
+        (["--lose", "rabbit"], "choose one of redis, kafka, postgres, temporal"),
+        (["--lose", "temporal"], "--lose temporal needs --stack"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_changes_nothing(

@@ -43,9 +43,11 @@ async def echo(prefix: bytes = b"") -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def proxied(*pairs: tuple[str, str]) -> AsyncIterator[LinkProxy]:
+async def proxied(
+    *pairs: tuple[str, str], announced: tuple[str, ...] = ()
+) -> AsyncIterator[LinkProxy]:
     proxy = LinkProxy()
-    await proxy.open(pairs)
+    await proxy.open(pairs, announced=announced)
     try:
         yield proxy
     finally:
@@ -142,6 +144,65 @@ async def test_which_pairs_cross_a_cut() -> None:
         assert proxy.crossing(["a", "b"]) == [("a", "c"), ("b", "c")]
         assert len(proxy.seeds("a")) == 2
         assert proxy.seeds("c") == []
+        assert proxy.seeds("a", apart=("c",)) == [proxy.address("a", "b")]
+
+
+def in_kafka(address: str) -> bytes:
+    """`host:port` as a broker writes it: a string after its length, and four bytes."""
+    host, port = address.split(":")
+    return len(host).to_bytes(2, "big") + host.encode() + int(port).to_bytes(4, "big")
+
+
+@asynccontextmanager
+async def broker() -> AsyncIterator[str]:
+    """A server that says where it is: once, in two pieces, the first ending inside its address."""
+    leaving: set[asyncio.StreamWriter] = set()
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        leaving.add(writer)
+        host, port = server.sockets[0].getsockname()
+        answer = b"before" + in_kafka(f"{host}:{port}") + b"after"
+        writer.write(len(answer).to_bytes(4, "big") + answer[:12])
+        asyncio.get_running_loop().call_later(0.05, writer.write, answer[12:])
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+        for writer in leaving:
+            writer.transport.abort()
+
+
+async def test_a_broker_that_tells_where_it_is_is_found_through_the_proxy_all_the_same() -> None:
+    """Else its clients would go straight there, and could never be cut off from it."""
+    pairs = ("a", "kafka"), ("b", "kafka")
+    async with proxied(*pairs, announced=("kafka",)) as proxy, broker() as there:
+        proxy.point("kafka", there)
+        for agent in ("a", "b"):
+            wire = proxy.address(agent, "kafka")
+            async with dialled(wire) as (reader, _), asyncio.timeout(5):
+                length = int.from_bytes(await reader.readexactly(4), "big")
+                told = await reader.readexactly(length)
+            assert told == b"before" + in_kafka(wire) + b"after"
+            assert in_kafka(wire) != in_kafka(there)
+
+
+async def test_a_silenced_broker_says_nothing_until_the_heal() -> None:
+    async with (
+        proxied(("a", "kafka"), announced=("kafka",)) as proxy,
+        echo(b"\0\0\0\x06") as there,
+    ):
+        proxy.point("kafka", there)
+        async with dialled(proxy.address("a", "kafka")) as link:
+            assert await ask(link, b"hello\n") == b"\0\0\0\x06hello\n"
+            proxy.cut(("a", "kafka"), Cut.SILENCE)
+            answer = asyncio.create_task(ask(link, b"still?\n"[1:]))
+            assert await refused(proxy.address("a", "kafka"))
+            assert not answer.done()
+            proxy.heal()
+            assert await answer == b"\0\0\0\x06till?\n"
 
 
 async def test_closing_ends_every_connection() -> None:

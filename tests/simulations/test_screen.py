@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -54,6 +55,19 @@ def test_an_agents_task_survives_the_pipe() -> None:
         "t:1", "q", 0.5,
     )  # fmt: skip
     assert wire.AgentTask.read(task.line()) == task
+    on_a_stack = replace(task, redis="redis://r:1/0", kafka="k:1", postgres="postgresql://p@p:1/p")
+    assert wire.AgentTask.read(on_a_stack.line()) == on_a_stack
+
+
+def test_what_is_down_is_in_the_table_as_long_as_something_is() -> None:
+    lacking = board(0.4)
+    lacking.rows["code-reviewer"].down = "bus, log"
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=140, height=40)
+    with Screen(console) as screen:
+        screen.show(lacking)
+    assert "bus, log" in file.getvalue()
+    assert "down" not in shown(terminal=True, done=[0.4])
 
 
 @pytest.mark.parametrize("line", [b"", b"hello\n", b"[1]\n", b"{}\n", b'{"cast": 3}\n'])

@@ -1,0 +1,45 @@
+"""The four real servers, started once for all tests that ask for `stack`, and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import pytest_asyncio
+
+from mesh.stack import Stack, StackError
+
+# Where the servers' programs are fetched for the first time, that takes its time.
+FIRST_START_S = 300
+VERSIONS = pytest.StashKey[list[str]]()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    """Redis, Kafka, PostgreSQL and Temporal; tests share them, so none may stop one.
+
+    Use names of your own in them: a key prefix, a topic, a schema, a task queue.
+    """
+    try:
+        async with Stack.running(tmp_path_factory.mktemp("stack")) as running:
+            versions = [server.version for server in running.services.values()]
+            request.config.stash[VERSIONS] = versions
+            yield running
+    except StackError as error:
+        pytest.fail(f"the servers these tests need can't be had: {error}", pytrace=False)
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give the test that is the first to wait for the servers the time to fetch them."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(FIRST_START_S))
+            return
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which servers the tests ran against."""
+    if versions := terminalreporter.config.stash.get(VERSIONS, None):
+        terminalreporter.write_line(f"servers: {', '.join(versions)}")
