@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ BENCHMARKS: Final[Mapping[str, str]] = {
 }
 """Modules of this package, and what each measures."""
 
-_INTERRUPTED = 130
+BUSY: Final = 1.0
+"""Load average from which the user is told that the machine has something else to do."""
+_INTERRUPTED: Final = 130
 
 
 def command(
@@ -73,6 +76,8 @@ def _measure(name: str, rounds: int, *, quick: bool) -> dict[str, Any]:
     def say(line: str) -> None:
         progress.print(f"{name}: {line}", markup=False)
 
+    if (load := os.getloadavg()[0]) > BUSY:
+        say(f"the machine is busy (load average {load:.1f}): these figures will mean little")
     with Interrupt() as interrupt, tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         run = Run(Path(folder), rounds, quick, say)
         try:

@@ -10,7 +10,7 @@ before it had.
                                                            └─ other bytes ─► discard, older stays
 
 A writer that dies in between leaves an unverified checkpoint; the next one that is verified takes
-it along.
+it along. A writer that goes on removes what he left before he writes again.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class Checkpointer:
         self._newest: Mapping[int, CheckpointInfo] = {}
         # {shard: (id of a checkpoint, whether it stood the proof)}, of the last one tried.
         self._judged: dict[int, tuple[int, bool]] = {}
+        # {shard: id}, of what was written and is not known to count.
+        self._pending: dict[int, int] = {}
         # The shard where a round begins: after the one at which the last was broken off, so that
         # one that always takes too long does not keep all behind it from their turn.
         self._start = 0
@@ -127,10 +129,8 @@ class Checkpointer:
         failures: list[ServiceUnavailable] = []
         written = False
         for shard in wanted:
-            if not await self._may_write(shard):
-                continue
             try:
-                written |= await self._write(shard)
+                written |= await self._may_write(shard) and await self._write(shard)
             except LeaseLost as error:
                 self._lost(shard, str(error))
             except ServiceUnavailable as error:
@@ -289,6 +289,9 @@ class Checkpointer:
             # Of a state that goes on growing this does not happen; should it, the older one stays.
             self._probe.sometimes("a captured shard lacks what its checkpoint has")
             return False
+        if shard in self._pending:
+            # A store that takes what it can't give back must not fill up with attempts.
+            await self._store.discard(lease, self._pending[shard])
         made = await self._store.write(
             lease,
             frontier=snapshot.frontier,
@@ -296,11 +299,13 @@ class Checkpointer:
             digest=snapshot.digest,
             data=captured.data,
         )
+        self._pending[shard] = made
         back = await self._store.load(made)
         if back != captured.data:
             await self._store.discard(lease, made)
             raise _Unsound(shard, made, gone=back is None)
         replaced = await self._store.verified(lease, made)
+        del self._pending[shard]
         self._judged[shard] = made, True
         self._probe.event(
             "checkpoint.written",

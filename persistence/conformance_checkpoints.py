@@ -177,7 +177,7 @@ async def check_verifying_what_is_gone(one: CheckpointStore, other: CheckpointSt
 
 
 async def check_discarding(one: CheckpointStore, other: CheckpointStore) -> None:
-    """A checkpoint that failed its proof goes alone."""
+    """A checkpoint that failed its proof goes alone; one that counts stays, whoever errs."""
     lease = await _lease(one, 0, "a")
     good = await _write(one, lease, b"good")
     await one.verified(lease, good)
@@ -186,6 +186,8 @@ async def check_discarding(one: CheckpointStore, other: CheckpointStore) -> None
     await one.discard(lease, bad)
     assert await other.load(bad) is None, "a discarded checkpoint stayed"
     assert (await other.newest())[0].id == good, "discarding one took another away"
+    await one.discard(lease, good)
+    assert (await other.newest())[0].id == good, "the only checkpoint that counts was discarded"
 
 
 async def check_fencing(one: CheckpointStore, other: CheckpointStore) -> None:

@@ -174,7 +174,7 @@ class MemoryCheckpointServer:
     def _discard(self, lease: Lease, id: int) -> None:
         self._fenced(lease)
         row = self._rows.get(id)
-        if row is not None and row[0].shard == lease.shard:
+        if row is not None and row[0].shard == lease.shard and not row[0].verified:
             del self._rows[id]
 
     def _newest(self) -> dict[int, CheckpointInfo]:
@@ -235,7 +235,7 @@ class MemoryCheckpoints:
         return await self._ask("verified", lambda: self._server._verified(lease, id))
 
     async def discard(self, lease: Lease, id: int) -> None:
-        """See `CheckpointStore.discard`."""
+        """See `CheckpointStore.discard`. One that counts stays."""
         await self._ask("discard", lambda: self._server._discard(lease, id))
 
     async def newest(self) -> dict[int, CheckpointInfo]:

@@ -102,7 +102,7 @@ _DISCARD: Final = """
         FOR NO KEY UPDATE
     ), gone AS (
         DELETE FROM checkpoints AS c USING lease
-        WHERE c.mesh = $1 AND c.shard = $2 AND c.id = $5
+        WHERE c.mesh = $1 AND c.shard = $2 AND c.id = $5 AND NOT c.verified
         RETURNING c.id
     )
     SELECT (SELECT count(*) FROM lease) AS leases, (SELECT count(*) FROM gone) AS gone"""
@@ -232,7 +232,7 @@ class PostgresCheckpoints:
         return await self._call(ask, moving=await self._held(lease.shard))
 
     async def discard(self, lease: Lease, id: int) -> None:
-        """See `CheckpointStore.discard`."""
+        """See `CheckpointStore.discard`. One that counts stays."""
 
         async def ask(connection: Connection) -> None:
             row = await connection.fetchrow(_DISCARD, *self._key(lease), id)

@@ -31,6 +31,7 @@ async def stack(
         pytest.fail(f"the servers these tests need can't be had: {error}", pytrace=False)
 
 
+@pytest.hookimpl(trylast=True)  # after -k and the like have taken out what will not run
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Give the test that is the first to wait for the servers the time to fetch them."""
     for item in items:

@@ -179,6 +179,7 @@ def benchmark_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Measure], None]:
         module.__dict__["measure"] = measure
         monkeypatch.setitem(sys.modules, "benchmarks.fake", module)
         monkeypatch.setattr(program, "BENCHMARKS", {"fake": "measures nothing"})
+        monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
 
     return install
 
@@ -250,6 +251,17 @@ def test_a_failure_is_one_line(benchmark_of: Callable[[Measure], None]) -> None:
     result = call("fake", "--json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "benchmarks: no luck today\n"
+
+
+def test_a_busy_machine_is_told_of(
+    benchmark_of: Callable[[Measure], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark_of(measuring(None))
+    assert "busy" not in call("fake").stderr
+    monkeypatch.setattr("os.getloadavg", lambda: (7.5, 0.0, 0.0))
+    result = call("fake")
+    assert result.exit_code == 0
+    assert "busy (load average 7.5)" in result.stderr
 
 
 def test_an_interrupt_ends_it_in_order(benchmark_of: Callable[[Measure], None]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from crdt.codec import pack, unpack
 from crdt.errors import CodecError
@@ -47,15 +46,6 @@ SOURCE = source_of(LOG)
 UNPROVEN = (Reception.REFUSED, Reception.UNCERTIFIED)
 
 
-class Mark(NamedTuple):
-    """Where the log ended at some time: {shard: offset}, and how often it had been read to its end
-    by then.
-    """
-
-    ends: Mapping[int, int]
-    ended: int
-
-
 class LogFeed:
     """See the module. `room` waits while too much that was received is not on disk yet."""
 
@@ -69,7 +59,6 @@ class LogFeed:
         self._judge = functools.partial(judge, core)
         self._truncated: set[int] = set()
         self._met = False
-        self._ended = 0
         self._open = asyncio.Event()
         self._open.set()
         self.frontier: dict[int, dict[int, int]] = {host.index: {} for host in core.hosts}
@@ -136,22 +125,15 @@ class LogFeed:
         self.tail.settle(self._judge)
         return self.tail.safe()[shard]
 
-    async def mark(self) -> Mark:
-        """Where the log ends now, of the shards that have records. Raises ServiceUnavailable."""
-        bounds = await self._log.bounds()
-        return Mark({shard: end for shard, (at, end) in bounds.items() if at < end}, self._ended)
+    async def ends(self) -> dict[int, int]:
+        """{shard: offset} where the log ends now. Raises ServiceUnavailable."""
+        return {shard: end for shard, (_, end) in (await self._log.bounds()).items()}
 
-    def restored(self, mark: Mark) -> bool:
-        """Whether all below the mark is on disk here, was refused, or waits for causes that are
-        not in the log.
+    def restored(self, ends: Mapping[int, int]) -> bool:
+        """Whether all below these offsets is on disk here, was refused, or waits for causes that
+        are not in the log.
         """
-        return self._beyond(mark, self.tail.taken(self._judge))
-
-    def _beyond(self, mark: Mark, read: Mapping[int, int]) -> bool:
-        # Offsets before the end may have no records. That shows when there is nothing more to read:
-        # not yet by a read that was under way at the time.
-        end = len(read) == len(self.frontier) and self._ended > mark.ended + 1
-        return end or all(read.get(shard, 0) >= offset for shard, offset in mark.ends.items())
+        return _reached(self.tail.taken(self._judge), ends)
 
     async def run(self) -> None:
         """Read, for as long as the replica lives. Only cancelling ends it."""
@@ -168,7 +150,6 @@ class LogFeed:
             step = functools.partial(self._read, positions)
             records = await self.condition.insist(READ, step)
             if self.tail.moves == moves:
-                self._ended += not records and len(positions) == len(self.frontier)
                 await self._take(records)
             self._core.waiters.progress()
 
@@ -208,18 +189,23 @@ class LogFeed:
     async def _take(self, records: Sequence[LogRecord]) -> None:
         moves = self.tail.moves
         for at, record in enumerate(records, 1):
-            received = self._ingest.frame(record.data, SOURCE)
-            self._note(received, record.shard)
-            frame = awaited(self._core, received, record.shard)
-            if frame is None:
-                self.tail.passed(record.shard, record.offset + 1)
-            else:
-                self.tail.took(record.offset + 1, frame, self._core.now())
+            self._take_one(record)
             if at % SLICE == 0:
                 await self._room()
                 await asyncio.sleep(0)
                 if self.tail.moves != moves:
                     return
+
+    def _take_one(self, record: LogRecord) -> None:
+        frame = None
+        if record.data:  # else it stands for offsets that hold nothing (any more)
+            received = self._ingest.frame(record.data, SOURCE)
+            self._note(received, record.shard)
+            frame = awaited(self._core, received, record.shard)
+        if frame is None:
+            self.tail.passed(record.shard, record.offset + 1)
+        else:
+            self.tail.took(record.offset + 1, frame, self._core.now())
 
     def _note(self, received: Received, shard: int) -> None:
         """The log has this frame, if it is one, and where readers look for it."""
@@ -252,24 +238,23 @@ class LogFeed:
         rng = self._core.environment.entropy.stream("log.upload")
         interval = self._core.settings.kafka.upload_after_s
         lagging: dict[tuple[int, int], int] = {}
-        mark: Mark | None = None
+        ends: Mapping[int, int] = {}
         while True:
             # Not all replicas at once: the first to come spares the others.
             await asyncio.sleep(interval + jittered(interval, rng) / 2)
             if not self.condition.ok:
-                mark = None
+                lagging = {}
                 continue
             # What was lacking is there now, if it was in the log at that time.
-            if mark is not None and self._beyond(mark, self.tail.positions()):
-                for (shard, session), upto in sorted(lagging.items()):
-                    await self._upload(shard, session, upto)
-                mark = None
-            if mark is None:
-                lagging = self._lacking()
-                try:
-                    mark = await self.mark() if lagging else None
-                except ServiceUnavailable:
-                    continue  # The reading loop meets the same, and tells.
+            if lagging and not _reached(self.tail.positions(), ends):
+                continue
+            for (shard, session), upto in sorted(lagging.items()):
+                await self._upload(shard, session, upto)
+            lagging = self._lacking()
+            try:
+                ends = await self.ends() if lagging else {}
+            except ServiceUnavailable:
+                lagging = {}  # The reading loop meets the same, and tells.
 
     def _lacking(self) -> dict[tuple[int, int], int]:
         """{(shard, session): seq} of what is on disk here and not in the log, but our own."""
@@ -302,6 +287,10 @@ class LogFeed:
                 missing = records[0].first - 1 if records else upto
                 self._has(shard, session, after + 1, missing)
                 probe.event("log.hole", after=after, upto=missing, **where)
+
+
+def _reached(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    return all(positions.get(shard, 0) >= end for shard, end in ends.items())
 
 
 def _unbroken(records: Sequence[FrameRecord], after: int) -> list[FrameRecord]:

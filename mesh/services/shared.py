@@ -110,10 +110,10 @@ class Services:
         if log is None:
             return
         try:
-            mark = await log.mark()
+            ends = await log.ends()
         except ServiceUnavailable:
             return  # The reading loop meets the same, and tells.
-        await self._core.waiters.until(lambda: log.restored(mark) or log.condition.down)
+        await self._core.waiters.until(lambda: log.restored(ends) or log.condition.down)
 
     # ------------------------------------------------------------------ committer.Keeper
 

@@ -22,7 +22,7 @@ from crdt.errors import CallerError
 from mesh.settings import load_settings
 from mesh.stack import standing
 from mesh.stack.stack import SERVICES, VARIABLES
-from mesh.stack.standing import Standing
+from mesh.stack.standing import DEFAULT_FOLDER, Standing, command_line
 
 UNWELL: Final = 1
 SETTLE_S, SETTLE_POLL_S = 2.0, 0.001
@@ -35,18 +35,18 @@ stack_app = typer.Typer(
 )
 
 Only = Annotated[
-    str, typer.Option("--only", metavar="NAMES", help=f"Of {','.join(SERVICES)}; default: all.")
+    str | None,
+    typer.Option("--only", metavar="NAMES", help=f"Of {','.join(SERVICES)}; default: all."),
 ]
 Folder = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="Where the servers keep data and logs.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
-DEFAULT_FOLDER = Path("mesh-stack")
 
 
 @stack_app.command(epilog="Example: mesh stack up --only redis,postgres --port redis=6379")
 def up(
-    only: Only = "",
+    only: Only = None,
     folder: Folder = DEFAULT_FOLDER,
     port: Annotated[
         list[str] | None,
@@ -67,12 +67,11 @@ def up(
         return
     _print_services(found)
     if any(one.source == "stack" for one in found):
-        option = "" if folder == DEFAULT_FOLDER else f" --dir {shlex.quote(str(folder))}"
-        _say(f'to use them here: eval "$(mesh stack env{option})"')
+        _say(f'to use them here: eval "$({command_line("env", folder)})"')
 
 
 @stack_app.command(epilog="Example: mesh stack down --only kafka")
-def down(only: Only = "", folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
+def down(only: Only = None, folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """Stop what `mesh stack up` started in this folder, and nothing else. Data stays."""
     say = _say if as_json else _print
     stopped = _run(standing.down(folder, _names(only), say))
@@ -81,7 +80,7 @@ def down(only: Only = "", folder: Folder = DEFAULT_FOLDER, as_json: AsJson = Fal
 
 
 @stack_app.command(epilog="Example: mesh stack status --json")
-def status(only: Only = "", folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
+def status(only: Only = None, folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """Ask each service how it is. Exit code 0 if all of them answer, 1 if any does not."""
     found = _run(standing.status(folder, _names(only), load_settings()))
     if as_json:
@@ -93,9 +92,9 @@ def status(only: Only = "", folder: Folder = DEFAULT_FOLDER, as_json: AsJson = F
 
 
 @stack_app.command(epilog='Example: eval "$(mesh stack env)"')
-def env(only: Only = "", folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
+def env(only: Only = None, folder: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """Print what to export so that every `mesh` command and replica uses these servers."""
-    variables = standing.environment(folder, _names(only))
+    variables = standing.environment(folder, _names(only), _say)
     if as_json:
         _print_json(variables)
         return
@@ -117,9 +116,11 @@ def _run(main: Coroutine[Any, Any, Result]) -> Result:
             time.sleep(SETTLE_POLL_S)
 
 
-def _names(only: str) -> tuple[str, ...] | None:
+def _names(only: str | None) -> tuple[str, ...] | None:
     """What `--only` lists; None where it is not given."""
-    return tuple(name.strip() for name in only.split(",") if name.strip()) if only else None
+    if only is None:
+        return None
+    return tuple(name.strip() for name in only.split(",") if name.strip())
 
 
 def _ports(options: Iterable[str]) -> dict[str, int]:

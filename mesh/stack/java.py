@@ -64,7 +64,7 @@ async def find_java() -> Java:
             continue
         try:
             release = _release(await output_of((str(program), "-version")))
-        except (OSError, StackError) as error:
+        except StackError as error:
             refused.append(f"{source} does not run ({error})")
             continue
         if release >= OLDEST_JAVA:
@@ -166,19 +166,17 @@ async def _fetch(kept: Path, java: Java, say: Say) -> None:
 
 async def _run_maven(maven: str, java: Java, place: Path, say: Say) -> None:
     log = place / "maven.log"
-    # Where Maven would find no Java by itself it gets ours.
-    home = (
-        [] if os.environ.get("JAVA_HOME") or shutil.which("java") else [java.program.parent.parent]
-    )
+    finds_java = os.environ.get("JAVA_HOME") or shutil.which("java")
+    ours = {} if finds_java else {"JAVA_HOME": str(java.program.parent.parent)}
     command = [
-        "env", *(f"JAVA_HOME={path}" for path in home), maven, "--batch-mode", "--update-snapshots",
-        f"--file={place / POM}", f"--log-file={log}", "dependency:copy-dependencies",
-        "-DincludeScope=runtime", f"-DoutputDirectory={place / 'libs'}",
+        maven, "--batch-mode", "--update-snapshots", f"--file={place / POM}", f"--log-file={log}",
+        "dependency:copy-dependencies", "-DincludeScope=runtime",
+        f"-DoutputDirectory={place / 'libs'}",
     ]  # fmt: skip
     progress = asyncio.create_task(_report(log, say))
     try:
         async with asyncio.timeout(FETCH_S):
-            await output_of(command)
+            await output_of(command, environment=ours)
     except TimeoutError:
         raise _maven_failed(f"it took more than {FETCH_S:g} s") from None
     except StackError as error:

@@ -192,10 +192,9 @@ async def _format(place: Place, argv: tuple[str, ...], version: str) -> str:
     folder = place.folder
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     await asyncio.to_thread(_clear_for_format, place)
-    there = ("sh", "-c", 'cd "$0" && exec "$@"', str(folder))
     tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", FORMAT_PROPERTIES)
     try:
-        await output_of((*there, *argv, *tool))
+        await output_of((*argv, *tool), cwd=folder)
     except StackError as error:
         raise StackError(f"Kafka could not make its data folder in {folder}: {error}") from None
     await asyncio.to_thread(_adopt, folder, _Mark(cluster, version, ()))

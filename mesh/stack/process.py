@@ -17,13 +17,14 @@ import functools
 import importlib.metadata
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -33,8 +34,11 @@ from mesh.stack.recipe import CURE, HOST, Command, StackError
 
 POLL_S: Final = 0.02
 GONE_S: Final = 20.0
-TAIL_BYTES: Final = 4_000
+TAIL_BYTES: Final = 16_000
 TAIL_LINES: Final = 6
+TAIL_LINE_CHARACTERS: Final = 300
+# Where in Java it happened fills a log's end, and tells nobody what to do.
+JAVA_FRAME: Final = re.compile(r"\s*(at \S+\(.*\)|\.\.\. \d+ more)\s*")
 PR_SET_PDEATHSIG: Final = 1
 NOBODY: Final = 65_534
 # A process's start as the system tells it moves with corrections of the clock, a little.
@@ -129,12 +133,12 @@ def spawn(command: Command, log: Path, *, bound: bool) -> ServerProcess:
     """Start a program; what it prints is appended to `log`.
 
     It gets no input and no terminal's Ctrl-C. Not `bound`: it goes on when this process ends.
-    Raises StackError.
+    Raises StackError; OSError where the log can't be written.
     """
     psutil()  # before there is a process that could not be told from another
     argv = as_nobody(command.argv, command.cwd, bound=bound) if command.unprivileged else None
-    try:
-        with log.open("ab") as output:
+    with log.open("ab") as output:
+        try:
             child = (subprocess.Popen if bound else _Detached)(
                 argv or command.argv,
                 stdin=subprocess.DEVNULL,
@@ -145,8 +149,8 @@ def spawn(command: Command, log: Path, *, bound: bool) -> ServerProcess:
                 start_new_session=True,
                 preexec_fn=_die_with_parent() if bound else None,
             )
-    except OSError as error:
-        raise StackError(f"{command.argv[0]} does not start: {error}; {CURE}") from None
+        except OSError as error:
+            raise StackError(f"{command.argv[0]} does not start: {error}; {CURE}") from None
     try:
         started = psutil().Process(child.pid).create_time()
     except psutil().NoSuchProcess:  # it ended at once; its log tells why
@@ -178,22 +182,32 @@ def as_nobody(argv: Sequence[str], folder: Path | None, *, bound: bool) -> list[
     return [*prefix, "--", *argv]
 
 
-async def output_of(argv: Sequence[str], *, unprivileged_in: Path | None = None) -> str:
+async def output_of(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    unprivileged_in: Path | None = None,
+) -> str:
     """Run a program to its end; returns what it printed. Cancelling kills it.
 
-    `unprivileged_in`: as nobody if we are root, with that folder to work on. Raises StackError with
-    the end of what it printed.
+    `environment` is added to this process's own. `unprivileged_in`: as nobody if we are root, with
+    that folder to work in. Raises StackError, with the end of what it printed.
     """
     whole = as_nobody(argv, unprivileged_in, bound=True) if unprivileged_in else None
-    process = await asyncio.create_subprocess_exec(
-        *(whole or argv),
-        cwd=unprivileged_in,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        preexec_fn=_die_with_parent(),
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(whole or argv),
+            cwd=unprivileged_in or cwd,
+            env={**os.environ, **(environment or {})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
+    except OSError as error:
+        raise StackError(f"{argv[0]} does not start: {error}") from None
     try:
         output, _ = await process.communicate()
     finally:
@@ -202,7 +216,9 @@ async def output_of(argv: Sequence[str], *, unprivileged_in: Path | None = None)
         await process.wait()
     text = output.decode(errors="replace")
     if process.returncode != 0:
-        raise StackError(f"{Path(argv[0]).name} ended with code {process.returncode}: {_end(text)}")
+        raise StackError(
+            f"{Path(argv[0]).name} ended with code {process.returncode}: {end_of(text)}"
+        )
     return text
 
 
@@ -252,6 +268,26 @@ def works_in(folder: Path) -> bool:
     return False
 
 
+def left_behind(folder: Path, log: Path) -> int | None:
+    """The oldest process that works in this folder or below it and writes this log; None if none.
+
+    So does every server that `spawn` started there, also one that no record tells of.
+    """
+    real, output = folder.resolve(), str(log.resolve())
+    found = []
+    for process in psutil().process_iter():
+        with contextlib.suppress(psutil().Error):
+            if Path(process.cwd()).is_relative_to(real) and _writes(process, output):
+                found.append((process.create_time(), process.pid))
+    return min(found)[1] if found else None
+
+
+def _writes(process: Any, path: str) -> bool:
+    """Whether it has this file open, and not just to read it (macOS does not tell)."""
+    files = process.open_files() if is_there(process) else []
+    return any(file.path == path and getattr(file, "mode", "a") != "r" for file in files)
+
+
 async def until(condition: Callable[[], bool], timeout_s: float) -> None:
     """Wait until it holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
@@ -265,7 +301,7 @@ def log_tail(log: Path, start: int = 0) -> str:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(start, size - TAIL_BYTES))
-            return _end(file.read().decode(errors="replace"))
+            return end_of(file.read().decode(errors="replace"))
     except FileNotFoundError:
         return "there is no log"
 
@@ -280,9 +316,12 @@ def psutil() -> ModuleType:
     return loaded
 
 
-def _end(text: str) -> str:
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-TAIL_LINES:]) or "it printed nothing"
+def end_of(text: str) -> str:
+    """The last lines of what a program printed, as one line; without the frames of Java."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if not JAVA_FRAME.fullmatch(line)] or lines
+    short = (" ".join(line.split())[:TAIL_LINE_CHARACTERS] for line in telling[-TAIL_LINES:])
+    return " / ".join(short) or "it printed nothing"
 
 
 def is_there(process: Any) -> bool:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from mesh.stack.process import ServerProcess, free_port, log_tail, port_is_free, spawn, until
+from mesh.stack.process import (
+    ServerProcess,
+    free_port,
+    left_behind,
+    log_tail,
+    port_is_free,
+    spawn,
+    until,
+)
 from mesh.stack.recipe import Place, Recipe, Say, StackError, silent
 from mesh.stack.state import Entry
 
 READY_S: Final = 60.0
 ASK_S: Final = 5.0
 PAUSE_S: Final = 0.05
+LEAVE_S: Final = 5.0
 ATTEMPTS: Final = 5
 PORT_TAKEN: Final = "address already in use"
 
@@ -108,18 +118,16 @@ class Server:
             await self._wait_until_ready(self._process, 0)
             self._say(f"runs already, {self.version} at {self.address}, pid {self.pid}")
             return
-        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         begun = asyncio.get_running_loop().time()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._choose_ports()
-                await self._start_once()
-                break
-            except PortTaken:
-                if self._pinned() or attempt == ATTEMPTS:
-                    raise
-                self._say("its port was taken by somebody else, another one is tried")
-                self._ports = dict(self._told)
+        try:
+            await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+            await self._wait_until_left()
+            await self._start_on_a_free_port()
+        except OSError as error:
+            raise StackError(
+                f"{self.name} can't use its folder {self.folder}: {error}; make room or mend its "
+                "permissions, or use another --dir"
+            ) from None
         took = asyncio.get_running_loop().time() - begun
         self._say(f"{self.version} answers at {self.address} after {took:.1f} s")
 
@@ -139,13 +147,45 @@ class Server:
             return entry
         return Entry(entry.ports, entry.address, entry.version, process.pid, process.started)
 
+    async def check_left_behind(self) -> None:
+        """Raises StackError if a process of an earlier start is still in its folder.
+
+        Nobody else knows of one whose command was killed before it could record it, or whose start
+        seems another one as the clock was set since.
+        """
+        place = self.place
+        pid = await asyncio.to_thread(left_behind, place.folder, place.log)
+        if pid is not None:
+            raise StackError(
+                f"{self.name}: process {pid} still runs in {place.folder}, but is not the one on "
+                f"record; see that it is that server, and end it: kill {pid}"
+            )
+
+    async def _wait_until_left(self) -> None:
+        """Until nobody else is at its data; what was just killed may take its time to go."""
+        with contextlib.suppress(TimeoutError):
+            await until(lambda: left_behind(self.folder, self.place.log) is None, LEAVE_S)
+        await self.check_left_behind()
+
+    async def _start_on_a_free_port(self) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._choose_ports()
+                await self._start_once()
+                break
+            except PortTaken:
+                if self._pinned() or attempt == ATTEMPTS:
+                    raise
+                self._say("its port was taken by somebody else, another one is tried")
+                self._ports = dict(self._told)
+
     async def _start_once(self) -> None:
         place = self.place
         await self.recipe.prepare(place, self._say)
         log_start = place.log.stat().st_size if place.log.exists() else 0
         self._process = spawn(self.recipe.command(place), place.log, bound=self._bound)
-        self._record(self.entry())
         try:
+            self._record(self.entry())
             await self._wait_until_ready(self._process, log_start)
         except BaseException:
             await self.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from mesh.stack.state import Entry, StateFile
 from persistence.base import FolderError
 from persistence.folder import LOCK, FolderLock
 
+DEFAULT_FOLDER: Final = Path("mesh-stack")
 LOCK_WAIT_S: Final = 300.0
 LOCK_POLL_S: Final = 0.1
 
@@ -76,7 +78,7 @@ async def up(
         state = StateFile(place)
         recorded = state.read()
         named = _named_in(settings, recorded)
-        _check_told(told, named, recorded)
+        _check_told(told, named, recorded, place)
         own = [name for name in chosen if name not in named]
         servers = make_servers(place, own, told, state, say, bound=False)
         # Asked first: one that does not answer ends this before anything is started.
@@ -99,13 +101,15 @@ async def down(folder: Path, names: Iterable[str] | None, say: Say) -> list[str]
         return []
     async with _locked(place, say):
         state = StateFile(place)
-        recorded = [name for name in chosen if name in state.read()]
-        servers = make_servers(place, recorded, {}, state, say, bound=False)
+        recorded = state.read()
+        there = [name for name in chosen if name in recorded or (place / name).is_dir()]
+        servers = make_servers(place, there, {}, state, say, bound=False)
+        ends = await asyncio.gather(
+            *(_stop(server, state, say) for server in servers), return_exceptions=True
+        )
+        _raise_all(ends)
         if not any(server.process for server in servers):
             say(f"nothing runs in {place}")
-        stops = (_stop(server, state, say) for server in servers if server.process)
-        ends = await asyncio.gather(*stops, return_exceptions=True)
-        _raise_all(ends)
         return [end for end in ends if isinstance(end, str) and end]
 
 
@@ -128,18 +132,37 @@ async def status(folder: Path, names: Iterable[str] | None, settings: Settings) 
     return sorted(await asyncio.gather(*asked), key=lambda one: SERVICES.index(one.name))
 
 
-def environment(folder: Path, names: Iterable[str] | None) -> dict[str, str]:
-    """The variables that make the folder's running servers the settings'. Raises StackError."""
+def command_line(verb: str, folder: Path, *names: str) -> str:
+    """What to type for `mesh stack VERB` to be about this folder and these services (none: all)."""
+    elsewhere = folder.absolute() != DEFAULT_FOLDER.absolute()
+    options = [f"--only {','.join(names)}"] if names else []
+    options += [f"--dir {shlex.quote(str(folder))}"] if elsewhere else []
+    return " ".join(["mesh stack", verb, *options])
+
+
+def environment(folder: Path, names: Iterable[str] | None, say: Say) -> dict[str, str]:
+    """The variables that make the folder's running servers the settings'.
+
+    Says which are left out as they should run and don't. Raises StackError where none runs.
+    """
     recorded = StateFile(folder.absolute()).read()
     chosen = SERVICES if names is None else check_services(names)
+    found = {name: recorded[name] for name in chosen if name in recorded}
     running = {
-        VARIABLES[name]: entry.address
-        for name in chosen
-        if (entry := recorded.get(name)) and entry.process and entry.process.running
+        name: entry.address
+        for name, entry in found.items()
+        if entry.process and entry.process.running
     }
+    asked = () if names is None else chosen
     if not running:
-        raise StackError(f"nothing runs in {folder.absolute()}; start it by mesh stack up")
-    return running
+        raise StackError(
+            f"{', '.join(asked) + ': ' if asked else ''}nothing runs in {folder.absolute()}; "
+            f"start it by {command_line('up', folder, *asked)}"
+        )
+    for name in chosen:
+        if name not in running and (name in asked or (name in found and found[name].process)):
+            say(f"{name} does not run; start it by {command_line('up', folder, name)}")
+    return {VARIABLES[name]: address for name, address in running.items()}
 
 
 @contextlib.asynccontextmanager
@@ -182,7 +205,7 @@ def _named_in(settings: Settings, recorded: Mapping[str, Entry]) -> dict[str, st
 
 
 def _check_told(
-    told: Mapping[str, int], named: Mapping[str, str], recorded: Mapping[str, Entry]
+    told: Mapping[str, int], named: Mapping[str, str], recorded: Mapping[str, Entry], place: Path
 ) -> None:
     for name, port in told.items():
         if name in named:
@@ -196,7 +219,7 @@ def _check_told(
         if port not in entry.ports.values():
             raise CallerError(
                 f"--port {name}={port}: it runs already, at {entry.address}; "
-                f"stop it first by mesh stack down --only {name}"
+                f"stop it first by {command_line('down', place, name)}"
             )
 
 
@@ -211,33 +234,36 @@ def _raise_all(ends: Iterable[object]) -> None:
 
 
 async def _stop(server: Server, state: StateFile, say: Say) -> str:
-    """Stop one, and say so; returns its name if it did run."""
-    before = _standing(server)
-    if not server.running:
+    """Stop one, and say so; returns its name if it did run. Raises StackError."""
+    pid, version = server.pid, server.version or server.name
+    if pid is not None:
+        await server.stop()
+        say(f"{server.name}: stopped {version}, pid {pid}, at {server.address}")
+        return server.name
+    await server.check_left_behind()
+    if server.process is not None:
         state.put(server.name, server.entry().stopped())
         say(f"{server.name}: had ended by itself; see its log {server.place.log}")
-        return ""
-    await server.stop()
-    say(f"{server.name}: stopped {before.version}, pid {before.pid}, at {before.address}")
-    return server.name
+    return ""
 
 
 async def _ask(server: Server) -> Standing:
-    if server.process is None:
-        how = "stopped" if server.address else "not started"
-        trouble = f"{how}; start it by mesh stack up --only {server.name}"
-        return Standing(server.name, "stack", server.address, server.version, trouble=trouble)
-    if not server.running:
-        trouble = (
-            f"its process {server.process.pid} has ended; see its log {server.place.log}, "
-            "start it again by mesh stack up"
-        )
-        return Standing(server.name, "stack", server.address, server.version, trouble=trouble)
     try:
-        server.version = await server.ask()
+        if server.running:
+            server.version = await server.ask()
+            return _standing(server)
+        await server.check_left_behind()
     except StackError as error:
         return _standing(server, trouble=str(error))
-    return _standing(server)
+    start = command_line("up", server.folder.parent, server.name)
+    if server.process is not None:
+        return _standing(
+            server,
+            trouble=f"its process {server.process.pid} has ended; see its log {server.place.log}, "
+            f"start it again by {start}",
+        )
+    how = "stopped" if server.address else "not started"
+    return _standing(server, trouble=f"{how}; start it by {start}")
 
 
 def _standing(server: Server, trouble: str = "") -> Standing:

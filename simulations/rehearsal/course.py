@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from mesh.health import DOWN
 from simulations.checkers import diverged
@@ -166,7 +165,7 @@ class Course:
             )
 
     @contextlib.asynccontextmanager
-    async def _watching(self, part: str = "") -> Any:
+    async def _watching(self, part: str = "") -> AsyncIterator[None]:
         """Keep the screen alive during a step that waits for something else, and note who sees that
         `part` is down.
 

@@ -10,11 +10,12 @@ import pytest
 
 from mesh.instrumentation import EVENTS, CountingProbe, LoggingProbe
 
-MESH = Path(__file__).resolve().parent.parent.parent / "mesh"
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_event_is_explained_and_every_explanation_is_used() -> None:
-    text = "\n".join(path.read_text() for path in sorted(MESH.rglob("*.py")))
+    files = [path for part in ("mesh", "persistence") for path in (ROOT / part).rglob("*.py")]
+    text = "\n".join(path.read_text() for path in sorted(files))
     emitted = set(re.findall(r'(?:\.event|\.refuse|_event)\(\s*"([a-z.]+)"', text))
     assert emitted - set(EVENTS) == set()
     assert set(EVENTS) - emitted == set()

@@ -103,7 +103,7 @@ async def test_a_frame_in_the_wrong_partition_does_not_count_as_there(
         assert feed is not None
         positions = feed.tail.positions
         await eventually(lambda: positions()[(shard + 1) % 4] == 3, "read")
-        assert feed.frontier[shard] == {}
+        assert not any(feed.frontier.values())
         assert feed.keep(shard, {a.session: 3}) == {a.session: 0}
 
 

@@ -110,11 +110,12 @@ async def test_ports_stay_over_down_and_exports_stay_good(place: Path) -> None:
 async def test_down_never_touches_a_process_it_did_not_start(place: Path) -> None:
     """The record names a pid that is somebody else's by now."""
     mine = (await up(place, *ONE))["services"]["redis"]["pid"]
+    os.kill(mine, signal.SIGKILL)
+    await gone(mine)
     record = place / "mesh-stack" / "state.json"
-    before = record.read_text()
     stranger = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     try:
-        content = json.loads(before)
+        content = json.loads(record.read_text())
         content["services"]["redis"]["pid"] = stranger.pid
         content["services"]["redis"]["started"] -= 60
         record.write_text(json.dumps(content))
@@ -126,8 +127,44 @@ async def test_down_never_touches_a_process_it_did_not_start(place: Path) -> Non
     finally:
         stranger.kill()
         await stranger.wait()
-    assert alive(mine)
-    record.write_text(before)
+
+
+@pytest.mark.parametrize("record", ["of another start", "lost"])
+async def test_a_server_that_the_record_does_not_tell_of_is_named(place: Path, record: str) -> None:
+    """The clock was set, or `up` was killed before it could write: no second one on its data."""
+    pid = (await up(place, *ONE))["services"]["redis"]["pid"]
+    file = place / "mesh-stack" / "state.json"
+    before = file.read_text()
+    content = json.loads(before)
+    content["services"]["redis"]["started"] -= 60
+    file.unlink()
+    if record == "of another start":
+        file.write_text(json.dumps(content))
+    for verb in ("up", "down"):
+        outcome = await mesh("stack", verb, *ONE, cwd=place, code=2)
+        assert f"redis: process {pid} still runs in {place}/mesh-stack/redis" in outcome.err
+        assert f"end it: kill {pid}" in outcome.err
+    assert f"kill {pid}" in (await status(place, *ONE, code=1))["redis"]["trouble"]
+    assert alive(pid)
+    file.write_text(before)
+
+
+async def test_cures_are_about_the_folder_in_question(place: Path) -> None:
+    at = ("--dir", "my stack")
+    found = await mesh("stack", "status", *ONE, *at, cwd=place, code=1)
+    assert f"mesh stack up --only redis --dir '{place}/my stack'" in found.out
+    nothing = await mesh("stack", "env", *ONE, *at, cwd=place, code=2)
+    assert nothing.err.startswith("error: redis: nothing runs in ")
+    assert nothing.err.endswith("start it by mesh stack up --only redis --dir 'my stack'\n")
+
+
+async def test_env_says_what_it_leaves_out(place: Path) -> None:
+    services = (await up(place, *QUICK))["services"]
+    os.kill(services["redis"]["pid"], signal.SIGKILL)
+    await gone(services["redis"]["pid"])
+    outcome = await mesh("stack", "env", "--json", cwd=place)
+    assert list(outcome.json) == ["STATEMESH_TEMPORAL__ADDRESS"]
+    assert outcome.err == "redis does not run; start it by mesh stack up --only redis\n"
 
 
 async def test_told_ports(place: Path) -> None:
@@ -216,6 +253,17 @@ async def test_a_server_of_the_settings_that_is_none(
     assert not (place / "mesh-stack" / name).exists(), "nothing was started instead"
 
 
+async def test_a_folder_that_cannot_be_used(place: Path) -> None:
+    (place / "mesh-stack").mkdir()
+    (place / "mesh-stack" / "redis").touch()
+    outcome = await mesh("stack", "up", *QUICK, cwd=place, code=2)
+    (error,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: redis can't use its folder {place}/mesh-stack/redis: ")
+    assert "another --dir" in error
+    assert (await status(place, "--only", "temporal"))["temporal"]["well"]
+    (place / "mesh-stack" / "redis").unlink()
+
+
 async def test_what_started_stays_when_another_fails(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -250,6 +298,7 @@ async def test_an_up_that_is_cut_short_leaves_nothing_unknown(
     ("words", "message"),
     [
         (("up", "--only", "redsi"), "'redsi' is no service; did you mean redis"),
+        (("down", "--only", ""), "no service is named"),
         (("up", "--only", ","), "no service is named; there are redis, kafka, postgres, temporal"),
         (("up", "--port", "redis"), "--port redis: write NAME=PORT, such as redis=6379"),
         (("up", "--port", "redis=0"), "port 0 of redis is none; use one from 1 to 65535"),

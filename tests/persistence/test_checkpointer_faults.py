@@ -230,3 +230,63 @@ async def test_a_checkpoint_that_is_replaced_while_it_is_loaded(world: World) ->
     node.store.load = never  # type: ignore[method-assign]
     with pytest.raises(ServiceUnavailable, match="replaced 3 times"):
         await node.checkpointer.load(0)
+
+
+async def test_a_proof_that_always_takes_too_long_does_not_keep_the_others_waiting(
+    world: World,
+) -> None:
+    """A checkpoint that claims more than is here, and cannot be loaded to see whether it is so."""
+    node = world.node()
+    for shard in range(3):
+        node.write(shard, "x")
+    await node.round()
+    world.server.alter(1, frontier={7: 2**53 - 1})
+    node.restart(world)
+    for shard in range(3):
+        node.write(shard, "y")
+    load = node.store.load
+
+    async def failing(id: int) -> bytes | None:
+        if id == 1:
+            raise ServiceUnavailable("no answer", "wait")
+        return await load(id)
+
+    node.store.load = failing  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(ServiceUnavailable, match="no answer"):
+            await node.round()
+    assert world.ids(1) == [(4, True)]
+    assert world.ids(2) == [(5, True)]
+    assert [fields["shard"] for fields in node.events.of("checkpoint.failed")] == [0, 0]
+
+
+@pytest.mark.parametrize("call", ["load", "verified"])
+async def test_attempts_that_fail_leave_at_most_one_behind(world: World, call: str) -> None:
+    """A store that takes what it cannot give back must not fill up, whole shards at a time."""
+    node = world.node()
+    node.write(0, "old")
+    await node.round()
+    node.write(0, "new")
+    for _ in range(3):
+        world.server.fail_next(call)
+        with pytest.raises(ServiceUnavailable, match="failed at"):
+            await node.round()
+    assert world.ids() == [(1, True), (4, False)]
+    await node.round()
+    assert world.ids() == [(5, True)]
+
+
+async def test_a_checkpoint_that_counts_is_no_leftover(world: World) -> None:
+    """That it counts was not heard: the answer was lost."""
+    node = world.node()
+    node.write(0, "x")
+    world.server.fail_next("verified", done=True)
+    with pytest.raises(ServiceUnavailable, match="was lost"):
+        await node.round()
+    node.write(0, "y")
+    world.server.fail_next("write")
+    with pytest.raises(ServiceUnavailable, match="failed at write"):
+        await node.round()
+    assert world.ids() == [(1, True)]
+    await node.round()
+    assert world.ids() == [(2, True)]
