@@ -74,9 +74,9 @@ class LoggingProbe:
     ALARMS = frozenset(
         {
             "replica.failed", "replica.restoring", "journal.failed", "frame.refused", "frame.void",
-            "frame.forked", "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood", "link.deaf",
-            "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed", "log.hole",
-            "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
+            "frame.forked", "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood",
+            "link.deaf", "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed",
+            "log.hole", "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
         }
     )  # fmt: skip
 

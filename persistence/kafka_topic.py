@@ -6,6 +6,7 @@ A topic that is missing is created. One that is there is never altered: what doe
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Cluster:
     """Connections to the brokers of one topic, made when needed, and the topic's layout.
 
     Connections have a purpose each: a broker answers one connection's requests in order, so a read
-    that waits for news must not hold up an append.
+    that waits for news must not hold up an append, and neither may one that is being made.
     """
 
     def __init__(self, access: Access, spec: TopicSpec) -> None:
@@ -94,7 +95,8 @@ class Cluster:
         self._brokers: dict[tuple[int, str], Broker] = {}
         self._layout: Layout | None = None
         self._looking = asyncio.Lock()
-        self._connecting = asyncio.Lock()
+        # For each connection: a broker out of reach must not keep anybody from the others.
+        self._connecting: dict[tuple[int, str] | None, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._opening: set[asyncio.Task[Broker]] = set()
         self._closed = False
 
@@ -107,7 +109,7 @@ class Cluster:
         if self._layout is None:
             async with self._holding(self._looking, deadline):
                 if self._layout is None:
-                    self._layout = await self._look(deadline)
+                    self._layout = await self._look(self._soon(deadline))
         return self._layout
 
     def forget(self) -> None:
@@ -116,7 +118,7 @@ class Cluster:
 
     async def door(self, deadline: float) -> Broker:
         """A connection to any of the servers, for what every broker answers."""
-        async with self._holding(self._connecting, deadline):
+        async with self._holding(self._connecting[None], deadline):
             if self._door is None or not self._door.usable:
                 self._door = await self._knock(deadline)
             return self._door
@@ -126,7 +128,7 @@ class Cluster:
         address = (await self.layout(deadline)).addresses.get(id)
         if address is None:
             raise Settling(f"Kafka's broker {id} is gone", "start it again")
-        async with self._holding(self._connecting, deadline):
+        async with self._holding(self._connecting[id, purpose], deadline):
             broker = self._brokers.get((id, purpose))
             if broker is None or not broker.usable:
                 broker = await self._reach(id, address, deadline)
@@ -175,8 +177,13 @@ class Cluster:
         self._door = None
         await asyncio.gather(*(broker.hang_up() for broker in brokers))
 
+    def _soon(self, deadline: float) -> float:
+        """The deadline of what waits for no news, and so needs no more time than usual."""
+        return min(deadline, self.deadline())
+
     async def _open(self, address: str, deadline: float) -> Broker:
         self._check_open()
+        deadline = self._soon(deadline)
         opening = asyncio.create_task(connect(self._access, address, deadline))
         self._opening.add(opening)
         try:
@@ -214,6 +221,7 @@ class Cluster:
         """Try the servers in turn, each for its share of the time, from where it worked last."""
         servers = self._access.servers
         loop = asyncio.get_running_loop()
+        deadline = self._soon(deadline)
         failures: list[ServiceUnavailable] = []
         for tried in range(len(servers)):
             at = (self._first_server + tried) % len(servers)

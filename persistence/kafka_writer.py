@@ -140,9 +140,10 @@ class Writer:
                 continue
             for frame in offer.frames:
                 waiting.setdefault(frame.shard, deque()).append(frame)
+        batch_bytes = min(limit, BATCH_BYTES) if limit is not None else self._batch_bytes
         while waiting:
-            batch_bytes = min(self._batch_bytes, limit or BATCH_BYTES)
-            await self._deliver(_take(waiting, batch_bytes), self._cluster.deadline())
+            await self._deliver(_take(waiting, batch_bytes), deadline)
+            deadline = self._cluster.deadline()
         for offer in offers:
             if not offer.done.done():
                 offer.done.set_result(None)
@@ -168,6 +169,11 @@ class Writer:
         if failures:
             # The one that another attempt would not cure goes first.
             raise min(failures, key=lambda failure: isinstance(failure, Moved))
+        for shard in left:
+            raise ServiceUnavailable(
+                f"{self._appending(shard)} was not confirmed",
+                "check that kafka.servers names Kafka",
+            )
 
     async def _ask(
         self, node: int, shards: list[int], left: dict[int, list[LogFrame]], deadline: float
@@ -203,16 +209,19 @@ class Writer:
         return size if size > limit else 0
 
     def _refusal(self, code: int, shard: int, frames: int, size: int) -> ServiceUnavailable:
-        doing = f"appending to partition {shard} of Kafka's topic {self._cluster.spec.name!r}"
+        doing = self._appending(shard)
         if code in (TOO_LARGE, BATCH_TOO_LARGE):
             if frames == 1:
                 return too_large(self._cluster.spec, size, None)
-            # The broker would not tell us the topic's limit: each frame is a batch from now on.
+            # Where the broker does not tell the topic's limit each frame is a batch from now on.
             self._batch_bytes = 0
             return ServiceUnavailable(f"{doing} was refused: the batch is too large", "wait")
         if code in NUMBERING_LOST:
             return _NumberingLost(f"{doing} found its numbering forgotten", "offer it again")
         return refusal(code, doing)
+
+    def _appending(self, shard: int) -> str:
+        return f"appending to partition {shard} of Kafka's topic {self._cluster.spec.name!r}"
 
     async def _numbered(self, deadline: float) -> _Producer:
         while True:

@@ -106,6 +106,10 @@ _DISCARD: Final = """
         RETURNING c.id
     )
     SELECT (SELECT count(*) FROM lease) AS leases, (SELECT count(*) FROM gone) AS gone"""
+# What is said to be stored must be: an operator's `off` does not wait for the disk.
+_DURABLE: Final = """
+    SELECT set_config('synchronous_commit', 'on', false)
+    WHERE current_setting('synchronous_commit') = 'off'"""
 # Removing large values takes the server time in proportion: every piece of them is marked.
 _HELD: Final = """
     SELECT coalesce(sum(size), 0)::bigint FROM checkpoints WHERE mesh = $1 AND shard = $2"""
@@ -349,6 +353,8 @@ class PostgresCheckpoints:
                     "application_name": "statemesh",
                     "search_path": f'"{self._schema}"',
                     "lock_timeout": str(_LOCK_WAIT_MS),
+                    # Whoever waited for a lock must see what its holder did.
+                    "default_transaction_isolation": "read committed",
                     "idle_in_transaction_session_timeout": str(_FORSAKEN_MS),
                 },
             )
@@ -358,9 +364,15 @@ class PostgresCheckpoints:
             # Not chained: what the driver says of a DSN may hold a piece of its password.
             raise explain_connecting(error, self._place, secret=self._secret) from None
         major = connection.get_server_version().major
-        if self._closed or major < OLDEST_MAJOR:
+        if major < OLDEST_MAJOR:
             connection.terminate()
-            raise closed_store() if self._closed else too_old(self._place, major)
+            raise too_old(self._place, major)
+        try:
+            await connection.execute(_DURABLE)
+            self._check()
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     def _keep(self, connection: Connection) -> None:

@@ -28,7 +28,8 @@ async def stack(
             request.config.stash[VERSIONS] = versions
             yield running
     except StackError as error:
-        pytest.fail(f"the servers these tests need can't be had: {error}", pytrace=False)
+        reason = f"the servers these tests need can't be had: {error}"
+        raise pytest.fail.Exception(reason, pytrace=False) from None  # no trace of ours around it
 
 
 @pytest.hookimpl(trylast=True)  # after -k and the like have taken out what will not run

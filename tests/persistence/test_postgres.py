@@ -329,3 +329,28 @@ async def test_a_valid_lease_of_another_takes_no_lock(database: Database) -> Non
     async with database.connected() as writer, writer.transaction():
         await writer.execute("SELECT FROM leases FOR NO KEY UPDATE")
         assert await store.acquire(0, "b", 60) is None
+
+
+# ------------------------------------------------------------------------ what an operator set
+
+
+async def test_settings_of_the_database_that_would_break_a_promise(database: Database) -> None:
+    """What is said to be stored is on disk, and who waits for a lock sees what its holder did."""
+    user = await database.role("SUPERUSER")
+    await database.run(f"ALTER ROLE {user} SET synchronous_commit = off")
+    await database.run(f"ALTER ROLE {user} SET default_transaction_isolation = 'repeatable read'")
+    stores = [database.store(user=user) for _ in range(8)]
+    assert await asyncio.gather(*(store.newest() for store in stores)) == [{}] * 8
+    found = await stores[0]._call(
+        lambda connection: connection.fetchval("SELECT current_setting('synchronous_commit')")
+    )
+    assert found == "on"
+
+
+async def test_a_stricter_durability_is_left_as_it_is(database: Database) -> None:
+    user = await database.role("SUPERUSER")
+    await database.run(f"ALTER ROLE {user} SET synchronous_commit = remote_apply")
+    found = await database.store(user=user)._call(
+        lambda connection: connection.fetchval("SELECT current_setting('synchronous_commit')")
+    )
+    assert found == "remote_apply"
