@@ -271,7 +271,9 @@ class CheckpointStore(Protocol):
         """
 
     async def discard(self, lease: Lease, id: int) -> None:
-        """This checkpoint did not stand the proof: remove it alone. Raises LeaseLost."""
+        """This checkpoint did not stand the proof: remove it alone. One that counts stays. Raises
+        LeaseLost.
+        """
 
     async def newest(self) -> dict[int, CheckpointInfo]:
         """{shard: its newest verified checkpoint}, of all shards that have one."""

@@ -219,13 +219,18 @@ def test_interrupted_is_130_without_a_traceback(home: Path) -> None:
     """A FIFO as settings file: the command waits for somebody to write, and gets Ctrl-C instead."""
     fifo = home / "settings.toml"
     os.mkfifo(fifo)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "settings", "--file", str(fifo)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    # Opening for writing returns once the command has opened it for reading: it is in the middle.
-    with fifo.open("w"):
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        # A shell's background jobs ignore Ctrl-C, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as process:  # fmt: skip
+        try:
+            # Opening for writing returns once the command has opened it for reading: in the middle.
+            with fifo.open("w"):
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
