@@ -258,7 +258,7 @@ class Replica:
         """
         life = self._check()
         core, services = life.core, life.services
-        if missing := services.offers(level):
+        if missing := services.missing(level):
             raise CallerError(f"Durability.{level} needs {missing}, which is not configured")
         written = core.written()
 

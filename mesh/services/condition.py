@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mesh.core import Core
 from mesh.dissemination import Backoff
-from mesh.health import DEGRADED, DOWN, OK
+from mesh.health import DOWN, OK
 from persistence.base import ServiceUnavailable
 
 T = TypeVar("T")
@@ -20,13 +20,12 @@ LASTING_WAIT_S = 5.0
 
 
 class Condition:
-    """Tells `Health` about one part. A part with any failing work is down; notes degrade it."""
+    """Tells `Health` about one part. A part with any failing work is down."""
 
     def __init__(self, core: Core, part: str) -> None:
         self._core = core
         self.part = part
         self._failed: dict[str, ServiceUnavailable] = {}
-        self._notes: dict[str, tuple[str, str]] = {}
         self._heard = False
 
     def __repr__(self) -> str:
@@ -56,14 +55,6 @@ class Condition:
         self._heard = True
         self._judge()
 
-    def note(self, work: str, reason: str = "", cure: str = "") -> None:
-        """Something is not as it should be, although all works; an empty reason takes it back."""
-        if reason:
-            self._notes[work] = (reason, cure)
-        else:
-            self._notes.pop(work, None)
-        self._judge()
-
     async def insist(
         self, work: str, step: Callable[[], Awaitable[T]], most_s: float = LAST_WAIT_S
     ) -> T:
@@ -88,7 +79,5 @@ class Condition:
         if self._failed:
             error = self._failed[sorted(self._failed)[0]]
             health.set(self.part, DOWN, error.reason, error.cure)
-        elif self._notes:
-            health.set(self.part, DEGRADED, *self._notes[sorted(self._notes)[0]])
         elif self._heard:
             health.set(self.part, OK)

@@ -135,14 +135,14 @@ class Services:
 
     # ------------------------------------------------------------------ durability
 
-    def offers(self, level: Durability) -> str:
-        """Empty if this level can be reached at all, else the setting that is missing."""
-        missing = {
+    def missing(self, level: Durability) -> str:
+        """The setting without which this level can't be reached; empty if there is none."""
+        settings = {
             BUS_LEVEL: "" if self.bus else "redis.url",
             LOG_LEVEL: "" if self.log else "kafka.servers",
             CHECKPOINT_LEVEL: "" if self.checkpoints else "postgres.dsn",
         }
-        return missing.get(level.name, "")
+        return settings.get(level.name, "")
 
     def reached(self, level: Durability, written: Mapping[int, int]) -> bool:
         """Whether the service behind the level has this much {shard: seq} of this session."""
