@@ -21,6 +21,7 @@ from crdt.errors import MeshError
 from simulations.rehearsal.interrupt import Interrupt
 
 BENCHMARKS: Final[Mapping[str, str]] = {
+    "crdt": "State in memory alone, beside pycrdt doing the same: edits, reads, joins, snapshots",
     "services": "Redis, Kafka and PostgreSQL as a replica uses them, beside their bare drivers",
 }
 """Modules of this package, and what each measures."""
@@ -44,7 +45,7 @@ def command(
         Path | None, typer.Option(help="Show this result of --json instead of measuring.")
     ] = None,
 ) -> None:
-    """Measure with the real servers, started for this alone and on loopback only.
+    """Measure; where servers are needed, with real ones, started for this alone, on loopback.
 
     Exit code 0: every figure with an aim reached it; 1: not so; 2: bad input.
 

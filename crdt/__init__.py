@@ -29,21 +29,41 @@ from crdt.errors import (
     ServiceError,
     UnknownField,
 )
+from crdt.types.bounded import BoundedCounter
 from crdt.types.counter import Counter
+from crdt.types.cursor import Cursor
 from crdt.types.decided import Decided
+from crdt.types.expect import Check
+from crdt.types.extremum import Maximum, Minimum
 from crdt.types.feed import Feed
-from crdt.types.field import Default, DisableWins, Keep, Wire
+from crdt.types.field import (
+    AtLeast,
+    Convert,
+    Default,
+    DisableWins,
+    Formerly,
+    Keep,
+    RemoveWins,
+    Wire,
+)
 from crdt.types.flag import Flag
 from crdt.types.map import Map
+from crdt.types.multivalue import MultiValue
 from crdt.types.register import Register
+from crdt.types.sequence import Sequence
 from crdt.types.set import Set
 from crdt.types.text_field import Text
 
 __all__ = [
+    "AtLeast",
+    "BoundedCounter",
     "CallerError",
+    "Check",
     "CodecError",
+    "Convert",
     "Counter",
     "CrossShardTransaction",
+    "Cursor",
     "Decided",
     "Default",
     "DisableWins",
@@ -51,16 +71,22 @@ __all__ = [
     "EditMisuse",
     "Feed",
     "Flag",
+    "Formerly",
     "InvalidId",
     "InvalidValue",
     "Keep",
     "Map",
+    "Maximum",
     "MeshError",
+    "Minimum",
+    "MultiValue",
     "OutOfBounds",
     "PeerError",
     "ReadOnly",
     "Register",
+    "RemoveWins",
     "SchemaError",
+    "Sequence",
     "ServiceError",
     "Set",
     "Text",

@@ -1,13 +1,19 @@
 """What a document reads from and writes to: a live view of a shard, or one transaction over it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn, Protocol
 
+from crdt.commit import commit
+from crdt.drafts import draft_of
 from crdt.errors import ReadOnly
 from crdt.lattice import Entry, Shard
 from crdt.operation import Removal
-from crdt.overlay import Overlay, commit
-from crdt.types.text import TextEdit
+from crdt.overlay import Overlay
+from crdt.texts import SharedEdit
+from crdt.types.cursor import Cursor
+from crdt.types.formats import Spans
+from crdt.types.sequence_state import SequenceState
+from crdt.types.slots import Slots
 
 __all__ = ["Access", "Entry", "Overlay", "ShardView", "commit"]
 
@@ -41,22 +47,53 @@ class Access(Protocol):
     def text(self, document: str, path: bytes) -> str:
         """The visible content of a Text field; empty where nothing was written."""
 
+    def text_paths(self, document: str) -> Iterable[bytes]:
+        """Where the document has texts, empty ones and those that its class does not declare
+        included.
+        """
+
+    def text_length(self, document: str, path: bytes) -> int:
+        """The length of a Text in characters, of a Sequence in slots, without reading it."""
+
+    def spans(self, document: str, path: bytes) -> Spans:
+        """The content of a Text field in stretches of equal attributes."""
+
+    def slots(self, document: str, path: bytes) -> Slots:
+        """What a Sequence field holds. Not to be changed."""
+
+    def cursor(self, document: str, path: bytes, index: int, before: bool) -> Cursor:
+        """The place at an index of a Text (characters) or Sequence (slots), to be kept."""
+
+    def position(self, document: str, path: bytes, cursor: Cursor) -> int:
+        """Where a cursor's place is now. Raises InvalidValue for one of another field."""
+
     def write(
         self, document: str, path: bytes, payload: bytes | None, removals: Sequence[Removal] = ()
     ) -> None:
         """One operation: remove, then assign `payload` at `path` (None: only remove)."""
 
-    def replace(self, document: str, path: bytes, payload: bytes) -> None:
-        """One operation: `payload` in the place of all that is live at exactly this path."""
+    def replace(
+        self, document: str, path: bytes, payload: bytes, live: tuple[Entry, ...] | None = None
+    ) -> None:
+        """One operation: `payload` in the place of all that is live at exactly this path; `live`,
+        if the caller has just read it.
+        """
 
-    def edit_text(self, document: str, path: bytes, edit: TextEdit) -> None:
-        """Record one edit of a Text field. Positions are characters of what `text` returns now."""
+    def edit_text(self, document: str, path: bytes, edit: SharedEdit) -> None:
+        """Record one edit of a Text or Sequence field. Positions are characters of what `text`, or
+        slots of what `slots` returns now.
+        """
 
     def removal(
         self, document: str, path: bytes, *, prefix: bool = False, own: bool = False
     ) -> Removal | None:
         """The removal of what is live at the path (or under it, or only of our own there); None:
         nothing is.
+        """
+
+    def retire(self, document: str) -> None:
+        """Delete the document for good: all it holds is gone, and so is what others write to it
+        without having seen this, whenever it arrives. What is written afterwards begins anew.
         """
 
     def stamp(self, greatest: int = 0) -> int:
@@ -86,6 +123,28 @@ class ShardView:
         state = self._shard.text(document, path)
         return "" if state is None else state.value()
 
+    def text_length(self, document: str, path: bytes) -> int:
+        state = self._shard.shared(document, path)
+        return 0 if state is None else len(state)
+
+    def spans(self, document: str, path: bytes) -> Spans:
+        state = self._shard.text(document, path)
+        return [] if state is None else state.spans()
+
+    def slots(self, document: str, path: bytes) -> Slots:
+        state = self._shard.shared(document, path)
+        return state.slots() if isinstance(state, SequenceState) else Slots()
+
+    def cursor(self, document: str, path: bytes, index: int, before: bool) -> Cursor:
+        draft = draft_of(path, self._shard.shared(document, path))
+        return draft.cursor(document, index, before)
+
+    def position(self, document: str, path: bytes, cursor: Cursor) -> int:
+        return draft_of(path, self._shard.shared(document, path)).position(cursor)
+
+    def text_paths(self, document: str) -> Iterable[bytes]:
+        return self._shard.text_paths(document)
+
     def write(self, document: str, *_: object, **__: object) -> NoReturn:
         self._refuse(document)
 
@@ -96,6 +155,9 @@ class ShardView:
         self._refuse(document)
 
     def removal(self, document: str, *_: object, **__: object) -> NoReturn:
+        self._refuse(document)
+
+    def retire(self, document: str) -> NoReturn:
         self._refuse(document)
 
     def stamp(self, *_: object, **__: object) -> NoReturn:

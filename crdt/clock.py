@@ -15,7 +15,6 @@ from crdt.limits import MAX_STAMP
 
 COUNTER_BITS: Final = 16
 DRIFT_MS: Final = 60_000
-_MAX_WALL_MS: Final = (1 << 48) - 1
 
 
 def stamp_ms(stamp: int) -> int:
@@ -41,8 +40,13 @@ class HybridClock:
 
     def now(self) -> int:
         """A stamp greater than every one this clock gave out or followed before."""
-        wall = min(max(self._wall_ms(), 0), _MAX_WALL_MS) << COUNTER_BITS
-        self._last = min(max(wall, self._last + 1), MAX_STAMP)
+        wall = self._wall_ms() << COUNTER_BITS
+        if self._last < wall <= MAX_STAMP:
+            self._last = wall
+        elif wall <= self._last < MAX_STAMP:
+            self._last += 1
+        else:
+            self._last = MAX_STAMP
         return self._last
 
     def after(self, greatest: int) -> int:

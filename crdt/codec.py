@@ -7,8 +7,6 @@ bits are extension 1 (two's complement, big-endian, shortest); datetimes are ext
 64-bit microseconds since 1970 UTC).
 
 `decode` is total: it returns or raises CodecError, in time and memory proportional to the input.
-`pack` and `unpack` are for structures of this product's own, whose readers check every part
-themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from crdt.errors import CodecError, InvalidValue
 from crdt.limits import MAX_DEPTH, MAX_VALUE_BYTES
+from crdt.structure import UNDECODABLE, bounded
 
 __all__ = (
     "MAX_DEPTH",
@@ -30,9 +29,7 @@ __all__ = (
     "decode_stored",
     "encode",
     "encode_stamped",
-    "pack",
-    "piece_end",
-    "unpack",
+    "stamp_of",
 )
 
 EXT_INTEGER: Final = 1
@@ -47,8 +44,8 @@ _LAST_MICROSECOND: Final = (
     datetime.datetime.max.replace(tzinfo=datetime.UTC) - _EPOCH
 ) // _MICROSECOND
 _NAN: Final = b"\x7f\xf8\x00\x00\x00\x00\x00\x00"
+_SHORT: Final = 1 << 10
 _THE_NAN: Final = struct.unpack(">d", _NAN)[0]
-_UNDECODABLE: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 
 # One packer for all small values: building one costs more than packing. It calls no Python code
 # while it packs, so it cannot be entered twice; large structures get one of their own, so that
@@ -85,15 +82,9 @@ def encode_stamped(stamp: int, value: object) -> bytes:
     """The canonical encoding of [stamp, value]. Bounds and error places are those of `value`
     alone.
     """
+    if type(value) is str and len(value) <= _SHORT and value.isascii():
+        return _pack([stamp, value])  # type: ignore[no-any-return]
     return b"\x92" + _pack(stamp) + encode(value)  # type: ignore[no-any-return]
-
-
-def pack(obj: object) -> bytes:
-    """MessagePack of lists, tuples, dicts, ints, bytes, str, bool and None. Raises TypeError on
-    anything else.
-    """
-    data: bytes = msgpack.packb(obj, strict_types=False)
-    return data
 
 
 def _is_wide(value: int) -> bool:
@@ -233,10 +224,10 @@ def decode(data: bytes, *, max_bytes: int = MAX_VALUE_BYTES, max_depth: int = MA
     if len(data) > max_bytes:
         raise CodecError(f"a value of {len(data)} bytes is over the bound of {max_bytes}")
     try:
-        raw = _unpackb(data)
+        raw = bounded(data, len(data), max_depth, use_list=True)
         value = _proven(raw, max_depth)
         again = _pack(raw)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise CodecError(
             f"not a value: {data[:24].hex()} ({type(error).__name__}: {error})"
         ) from None
@@ -301,67 +292,9 @@ def _from_extension(code: int, data: bytes) -> int | datetime.datetime:
     raise ValueError(f"extension {code} of {len(data)} bytes is not a value")
 
 
-def unpack(data: bytes, *, max_bytes: int | None = None, max_items: int | None = None) -> Any:
-    """What `pack` packed; lists come back as tuples. Raises CodecError only.
-
-    Bounded by the input: no container is made larger than the bytes that are there. `max_items`
-    bounds every container besides. The caller must check every type it relies on.
-    """
-    if max_bytes is not None and len(data) > max_bytes:
-        raise CodecError(f"{len(data)} bytes are over the bound of {max_bytes}")
-    most = -1 if max_items is None else min(max_items, len(data))
-    try:
-        return _unpackb(data, use_list=False, max_array_len=most, max_map_len=most)
-    except _UNDECODABLE as error:
-        raise CodecError(
-            f"not a structure: {data[:24].hex()} ({type(error).__name__}: {error})"
-        ) from None
-
-
-# Tag → (bytes of the length that follows, bytes besides those counted, children per counted item).
-_SIZED: Final = {
-    0xC4: 1, 0xC5: 2, 0xC6: 4,  # bytes
-    0xC7: 1, 0xC8: 2, 0xC9: 4,  # extension (its type byte comes on top)
-    0xD9: 1, 0xDA: 2, 0xDB: 4,  # str
-}  # fmt: skip
-_FIXED: Final = {
-    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8,
-    0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
-    0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
-}  # fmt: skip
-_CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
-
-
-def piece_end(data: bytes, start: int) -> int:
-    """Where the MessagePack object that begins at `start` ends. Proves nothing else about it.
-
-    Raises CodecError if it is cut off. Steps are at most the bytes passed over.
-    """
-    position, wanted, size = start, 1, len(data)
-    while wanted:
-        if position >= size:
-            raise CodecError(f"cut off at byte {size}")
-        tag = data[position]
-        position += 1
-        wanted -= 1
-        if tag < 0x80 or tag >= 0xE0:
-            continue
-        if tag < 0xA0:
-            wanted += (tag & 0x0F) * (2 if tag < 0x90 else 1)
-        elif tag < 0xC0:
-            position += tag & 0x1F
-        elif tag in _FIXED:
-            position += _FIXED[tag]
-        elif tag in _SIZED:
-            width = _SIZED[tag]
-            position += width + int.from_bytes(data[position : position + width])
-            position += 1 if 0xC7 <= tag <= 0xC9 else 0
-        elif tag in _CONTAINERS:
-            width, per_item = _CONTAINERS[tag]
-            wanted += per_item * int.from_bytes(data[position : position + width])
-            position += width
-        else:
-            raise CodecError(f"byte 0x{tag:02x} begins nothing")
-    if position > size:
-        raise CodecError(f"cut off at byte {size}")
-    return position
+def stamp_of(data: bytes) -> int:
+    """The stamp of a payload that is known to be a canonical [stamp, value]."""
+    if data[1] == 0xCF:  # as every stamp since 1970 is encoded
+        return int.from_bytes(data[2:10])
+    stamp: int = decode_stored(data)[0]
+    return stamp

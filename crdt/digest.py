@@ -2,9 +2,10 @@
 cheap.
 
 A shard's digest is the sum modulo 2^128 of blake2b-128(key; document, path, dot, payload), each
-part with its length. Adding or removing one entry adds or subtracts one hash. Sums of hashes can
-be forged by whoever may choose inputs and evaluate the hash (Wagner, "A Generalized Birthday
-Problem", 2002); the key keeps outsiders from that.
+part with its length, of a like hash for every text's content and for every document's generation.
+Adding or removing one entry adds or subtracts one hash. Sums of hashes can be forged by whoever may
+choose inputs and evaluate the hash (Wagner, "A Generalized Birthday Problem", 2002); the key keeps
+outsiders from that.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ MODULUS: Final = 1 << (8 * SIZE)
 class EntryHash:
     """The keyed hash of entries and of texts. `key`: at most 64 bytes."""
 
-    __slots__ = ("_entries", "_texts")
+    __slots__ = ("_entries", "_generations", "_texts")
 
     def __init__(self, key: bytes) -> None:
         self._entries = hashlib.blake2b(key=key, digest_size=SIZE, person=b"statemesh.entry")
+        self._generations = hashlib.blake2b(key=key, digest_size=SIZE, person=b"statemesh.gen")
         self._texts = hashlib.blake2b(key=key, digest_size=SIZE, person=b"statemesh.text")
 
     def entry(self, document: str, path: bytes, session: int, seq: int, payload: bytes) -> int:
@@ -37,13 +39,21 @@ class EntryHash:
         )
         return int.from_bytes(state.digest())
 
-    def text(self, document: str, path: bytes, value: str) -> int:
-        """The contribution of a text: of what it shows, not of how pycrdt holds it. An empty one
-        counts nothing.
-        """
-        if not value:
+    def generation(self, document: str, generation: int) -> int:
+        """The contribution of a document's generation. The first, 0, counts nothing."""
+        if not generation:
             return 0
-        name, shown = document.encode(), value.encode()
+        state = self._generations.copy()
+        state.update(b"%d " % generation + document.encode())
+        return int.from_bytes(state.digest())
+
+    def text(self, document: str, path: bytes, shown: bytes) -> int:
+        """The contribution of a text or sequence: of what it shows, not of how pycrdt holds it. An
+        empty one counts nothing.
+        """
+        if not shown:
+            return 0
+        name = document.encode()
         state = self._texts.copy()
         state.update(b"%d %d %d " % (len(name), len(path), len(shown)) + name + path + shown)
         return int.from_bytes(state.digest())

@@ -1,76 +1,32 @@
 """The live entries of a shard, by document and path, with what must be kept up with them.
 
-A path with one entry, by far the most common, holds it as a flat tuple of two ints and bytes,
-which the garbage collector stops tracking. A path with several holds a `Many`: {session: (seq,
-payload)}, or {session: {seq: payload}} for a session that has several, so that appending to a feed
-and replacing one of a thousand counter rows take constant time. Besides the entries there are an
-index of what lies under which prefix (map children and set elements only: plain fields cost
-nothing) and a record of what the digest does not know yet.
+Besides the entries there are each document's generation (its older ones are gone for good), an
+index of what lies below which prefix, and a record of what the digest does not know yet.
+
+Copies are made on write: `freeze` hands out all there is at one instant at the cost of one entry a
+document, and a document is copied when it is next changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from crdt.digest import MODULUS, EntryHash
+from crdt.holding import Entry, Holding, Many, add, copy_of, entries_of, payload_at
 from crdt.ids import Dot
 from crdt.operation import Operation
-from crdt.paths import parse_path
-
-Entry = tuple[int, int, bytes]
-Row = tuple[int, bytes] | dict[int, bytes]
-Many = dict[int, Row]
-Holding = Entry | Many
+from crdt.prefixes import PrefixIndex
+from crdt.types.guards import GUARDED_BYTES
 
 Before = Entry | dict[Dot, bytes | None] | None
 """What a path held when the digest was last asked for: its one entry, nothing, or, if it held
 many, the payload (None: absent) of each dot that changed since.
 """
 
-_NONE: Final[dict[bytes, dict[bytes, None]]] = {}
+Documents = Mapping[str, Mapping[bytes, Holding]]
 
-
-def entries_of(holding: Holding) -> list[Entry]:
-    """All entries of a path, sorted by dot."""
-    if isinstance(holding, tuple):
-        return [holding]
-    found: list[Entry] = []
-    for session, row in holding.items():
-        if isinstance(row, tuple):
-            found.append((session, row[0], row[1]))
-        else:
-            found.extend((session, seq, payload) for seq, payload in row.items())
-    found.sort()
-    return found
-
-
-def last_of(holding: Holding) -> tuple[Entry, ...]:
-    """Each session's entry with the greatest seq. Rows grow in the order of their seqs."""
-    if isinstance(holding, tuple):
-        return (holding,)
-    found: list[Entry] = []
-    for session, row in holding.items():
-        if isinstance(row, tuple):
-            found.append((session, row[0], row[1]))
-        else:
-            seq = next(reversed(row))
-            found.append((session, seq, row[seq]))
-    return tuple(found)
-
-
-def payload_at(holding: Holding | None, session: int, seq: int) -> bytes | None:
-    """The payload a path holds under one dot."""
-    if holding is None:
-        return None
-    if isinstance(holding, tuple):
-        return holding[2] if holding[0] == session and holding[1] == seq else None
-    row = holding.get(session)
-    if row is None:
-        return None
-    if isinstance(row, tuple):
-        return row[1] if row[0] == seq else None
-    return row.get(seq)
+_THAWED: Final = object()
 
 
 class EntryStore:
@@ -78,17 +34,21 @@ class EntryStore:
     by the shard.
     """
 
-    __slots__ = ("_below", "_dirty", "_hash", "_sum", "count", "documents")
+    __slots__ = (
+        "_below", "_dirty", "_frozen", "_generation_sum", "_hash", "_sum",
+        "count", "documents", "generations",
+    )  # fmt: skip
 
     def __init__(self, digest_key: bytes) -> None:
         self.documents: dict[str, dict[bytes, Holding]] = {}
+        self.generations: dict[str, int] = {}
         self.count = 0
         self._hash = EntryHash(digest_key)
         self._sum = 0
         self._dirty: dict[str, dict[bytes, Before]] = {}
-        # document → prefix → the paths strictly below it. A dict for a set: its order is that of
-        # insertion.
-        self._below: dict[str, dict[bytes, dict[bytes, None]]] = {}
+        self._generation_sum = 0
+        self._below = PrefixIndex()
+        self._frozen: dict[str, None] = {}  # documents that a snapshot shares with us
 
     # ------------------------------------------------------------------------------------- reading
 
@@ -106,16 +66,21 @@ class EntryStore:
             return []
         if not prefix:
             return list(fields)
-        below = list(self._below.get(document, _NONE).get(prefix, ()))
+        below = self._below.below(document, prefix)
         if prefix in fields:
             below.append(prefix)
         return below
 
-    def rows(self) -> Iterator[tuple[str, bytes, Holding]]:
-        """Everything."""
-        for document, fields in self.documents.items():
-            for path, holding in fields.items():
-                yield document, path, holding
+    def freeze(self) -> Documents:
+        """All entries at this instant. Nobody changes what is returned, and it never changes."""
+        self._frozen = dict.fromkeys(self.documents)
+        return self.documents.copy()
+
+    def _thaw(self, document: str) -> None:
+        """Before a document's first change since it was frozen: go on with a copy of it."""
+        if self._frozen.pop(document, _THAWED) is None:
+            fields = self.documents[document]
+            self.documents[document] = {path: copy_of(held) for path, held in fields.items()}
 
     # ------------------------------------------------------------------------------------- writing
 
@@ -125,12 +90,16 @@ class EntryStore:
 
         False: it is another kind of operation, and nothing was done.
         """
-        document, path, payload, removals = operation
+        document, path, payload, removals, generation = operation
         if payload is None or len(removals) != 1:
             return False
         target, prefix, seen = removals[0]
-        if prefix or len(seen) != 1 or target != path:
+        if prefix or len(seen) != 1 or target != path or path[-1] in GUARDED_BYTES:
             return False
+        if (generation or self.generations) and generation != self.generations.get(document, 0):
+            return False
+        if self._frozen:
+            self._thaw(document)
         fields = self.documents.get(document)
         if fields is None:
             return False
@@ -153,6 +122,8 @@ class EntryStore:
 
     def put(self, document: str, path: bytes, session: int, seq: int, payload: bytes) -> None:
         """Add an entry; its dot must not be there yet."""
+        if self._frozen:
+            self._thaw(document)
         fields = self.documents.get(document)
         if fields is None:
             fields = self.documents[document] = {}
@@ -161,16 +132,18 @@ class EntryStore:
         self.count += 1
         if held is None:
             fields[path] = (session, seq, payload)
-            self._index(document, path)
+            self._below.add(document, path)
         elif isinstance(held, tuple):
             many: Many = {held[0]: (held[1], held[2])}
-            _add(many, session, seq, payload)
+            add(many, session, seq, payload)
             fields[path] = many
         else:
-            _add(held, session, seq, payload)
+            add(held, session, seq, payload)
 
     def discard(self, document: str, path: bytes, session: int, seq: int) -> None:
         """Remove the entry of one dot, if it is there."""
+        if self._frozen:
+            self._thaw(document)
         held = self.holding(document, path)
         payload = payload_at(held, session, seq)
         if held is None or payload is None:
@@ -181,10 +154,12 @@ class EntryStore:
             self._drop_path(document, path)
             return
         row = held[session]
-        if isinstance(row, dict):
-            del row[seq]
-        if isinstance(row, tuple) or not row:
+        if isinstance(row, tuple):
             del held[session]
+        else:
+            del row[seq]
+            if len(row) == 1:
+                held[session] = next(iter(row.items()))
         self._settle(document, path, held)
 
     def overwrite(self, document: str, path: bytes, session: int, seq: int, payload: bytes) -> None:
@@ -222,19 +197,20 @@ class EntryStore:
                 self.remove_seen(document, path, seen)
                 return
 
-    def remove_below(self, document: str, prefix: bytes, seen: Sequence[Dot]) -> None:
-        """`remove_seen` for every path at or under a prefix."""
-        for path in self.paths_under(document, prefix):
-            self.remove_seen(document, path, seen)
+    def retire(self, document: str, generation: int) -> None:
+        """Begin a document's next generation: all it held is gone."""
+        for path in self.paths_under(document, b""):
+            for session, seq, _ in entries_of(self.documents[document][path]):
+                self.discard(document, path, session, seq)
+        before = self.generations.get(document, 0)
+        hashed = self._hash.generation
+        self._generation_sum += hashed(document, generation) - hashed(document, before)
+        self.generations[document] = generation
 
     def _settle(self, document: str, path: bytes, many: Many) -> None:
         """Bring a holding that shrank back into its smallest form."""
-        if not many:
-            self._drop_path(document, path)
-        elif len(many) == 1:
+        if len(many) == 1:
             ((session, row),) = many.items()
-            if isinstance(row, dict) and len(row) == 1:
-                row = next(iter(row.items()))
             if isinstance(row, tuple):
                 self.documents[document][path] = (session, row[0], row[1])
 
@@ -248,23 +224,7 @@ class EntryStore:
             del dirty[path]
             if not dirty:
                 del self._dirty[document]
-        below = self._below.get(document)
-        if below is None:
-            return
-        for prefix in parse_path(path).prefixes:
-            paths = below[prefix]
-            del paths[path]
-            if not paths:
-                del below[prefix]
-        if not below:
-            del self._below[document]
-
-    def _index(self, document: str, path: bytes) -> None:
-        prefixes = parse_path(path).prefixes
-        if prefixes:
-            below = self._below.setdefault(document, {})
-            for prefix in prefixes:
-                below.setdefault(prefix, {})[path] = None
+        self._below.drop(document, path)
 
     # -------------------------------------------------------------------------------------- digest
 
@@ -319,23 +279,14 @@ class EntryStore:
                             total += hashed(document, path, *entry)
         self._dirty.clear()
         self._sum = total % MODULUS
-        return self._sum
+        return (self._sum + self._generation_sum) % MODULUS
 
     def document_sum(self, document: str) -> int:
         """The sum over one document's entries, computed afresh."""
         hashed = self._hash.entry
-        return sum(
+        of_generation = self._hash.generation(document, self.generations.get(document, 0))
+        return of_generation + sum(
             hashed(document, path, *entry)
             for path, holding in self.documents.get(document, {}).items()
             for entry in entries_of(holding)
         )
-
-
-def _add(many: Many, session: int, seq: int, payload: bytes) -> None:
-    row = many.get(session)
-    if row is None:
-        many[session] = (seq, payload)
-    elif isinstance(row, tuple):
-        many[session] = {row[0]: row[1], seq: payload}
-    else:
-        row[seq] = payload

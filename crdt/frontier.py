@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError
 from crdt.ids import MAX_SESSION
 from crdt.limits import MAX_SEQ
+from crdt.structure import pack, unpack
 
 
 def covers(a: Mapping[int, int], b: Mapping[int, int]) -> bool:

@@ -6,30 +6,35 @@ have the same state, however and in whatever causal order these came. After Alme
 Baquero: "Delta State Replicated Data Types" (2018), with one causal context for the whole shard,
 its frontier.
 
-An entry lives until an operation whose author had seen it removes it. State that only says that
-something is gone does not exist: what the frontier covers and no entry shows has been removed.
+An entry lives until an operation whose author had seen it removes it, or until its document begins
+a new generation. State that only says that something is gone does not exist, but for a document's
+generation: what the frontier covers and no entry shows has been removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from crdt.digest import MODULUS
-from crdt.entries import Entry, EntryStore, entries_of, last_of, payload_at
+from crdt.entries import EntryStore
+from crdt.holding import Entry, entries_of, last_of, payload_at
 from crdt.ids import Dot, week_of
+from crdt.joining import join_entries
 from crdt.limits import MAX_CONFLICTS
-from crdt.operation import Operation, Transaction, is_valid
+from crdt.operation import Operation, Removal, Transaction, is_valid
 from crdt.paths import TypeCode, leaf_code
 from crdt.snapshot import DIGEST_BYTES, ShardSnapshot
-from crdt.texts import TextStore
-
-if TYPE_CHECKING:
-    from crdt.types.text import TextEdit, TextState
+from crdt.texts import SharedEdit, SharedState, TextStore
+from crdt.types.guards import GUARDED, GUARDED_BYTES, continues, may_remove
+from crdt.types.text import TextState
 
 __all__ = ("Entry", "Shard")
 
 _NO_ENTRIES: Final[tuple[Entry, ...]] = ()
+_SHARED: Final = frozenset({TypeCode.TEXT, TypeCode.SEQUENCE})
+# What the paths end in of which more is asked than of plain fields; others may end so too.
+_SPECIAL_BYTES: Final = GUARDED_BYTES + bytes(sorted(_SHARED))
 
 
 class Shard:
@@ -122,21 +127,43 @@ class Shard:
             if document.startswith(start) and self.exists(document):
                 yield document
 
+    def generation(self, document: str) -> int:
+        """How often the document was deleted for good: entries and texts are of this generation."""
+        return self._store.generations.get(document, 0)
+
     def text(self, document: str, path: bytes) -> TextState | None:
         """The text at a path; None if nobody has written there. It belongs to the shard: read it
         only.
         """
+        found = self._texts.get(document, path)
+        return found if isinstance(found, TextState) else None
+
+    def shared(self, document: str, path: bytes) -> SharedState | None:
+        """The text or sequence at a path; None if nobody has written there. It belongs to the
+        shard: read it only.
+        """
         return self._texts.get(document, path)
 
-    def edit_text(
-        self, session: int, document: str, path: bytes, edits: Sequence[TextEdit]
-    ) -> bytes:
-        """Perform a local author's edits of a text at once, and return the payload of the one
-        operation that says so; the caller applies that operation next.
+    def text_paths(self, document: str) -> tuple[bytes, ...]:
+        """Where the document has texts, empty ones included."""
+        return self._texts.paths(document)
 
-        Raises OutOfBounds or InvalidValue as TextState.edit does; then nothing was changed.
+    def edit_text(
+        self,
+        session: int,
+        document: str,
+        path: bytes,
+        edits: Sequence[SharedEdit],
+        *,
+        fresh: bool = False,
+    ) -> bytes:
+        """Perform a local author's edits of a text or sequence at once, and return the payload of
+        the one operation that says so; the caller applies that operation next. `fresh`: on an empty
+        text, because an operation before that one begins the document's next generation.
+
+        Raises OutOfBounds or InvalidValue as YrsState.edit does; then nothing was changed.
         """
-        return self._texts.edit(document, path, session, edits)
+        return self._texts.edit(document, path, session, edits, fresh=fresh)
 
     def digest(self) -> bytes:
         """16 bytes over all entries and the visible content of all texts; costs what changed since
@@ -234,44 +261,70 @@ class Shard:
 
     def _perform(self, session: int, seq: int, operation: Operation) -> None:
         """Carry out a valid operation."""
-        document, path, payload, removals = operation
+        document, path, payload, removals, generation = operation
         store = self._store
-        is_text = (
-            payload is not None
-            and store.holding(document, path) is None
-            and leaf_code(path) is TypeCode.TEXT
-        )
-        if (
-            is_text
-            and payload is not None
-            and not self._texts.apply(document, path, session, payload)
-        ):
-            return  # void: its removals neither
-        for target, prefix, seen in removals:
-            if prefix:
-                store.remove_below(document, target, seen)
+        if generation or store.generations:
+            current = store.generations.get(document, 0)
+            if generation < current:
+                return
+            if generation > current:
+                self._retire(document, generation)
+        if payload is not None and path[-1] in _SPECIAL_BYTES:
+            code = leaf_code(path)
+            if code in _SHARED:
+                self._texts.apply(document, path, session, payload)
+                return
+            if code is TypeCode.BOUNDED and not self._continues(document, path, session, payload):
+                return  # void: its removals neither
+        for removal in removals:
+            if removal.prefix:
+                for target in store.paths_under(document, removal.path):
+                    self._remove(session, operation, target, removal)
             else:
-                store.remove_seen(document, target, seen)
-        if payload is not None and not is_text:
+                self._remove(session, operation, removal.path, removal)
+        if payload is not None:
             store.put(document, path, session, seq, payload)
+
+    def _remove(self, session: int, operation: Operation, path: bytes, removal: Removal) -> None:
+        """Take what a removal's author had seen at one path, unless that is guarded from it."""
+        if path[-1] not in GUARDED_BYTES or leaf_code(path) not in GUARDED:
+            self._store.remove_seen(operation.document, path, removal.seen)
+            return
+        code, seen = leaf_code(path), dict(removal.seen)
+        own_place = path == operation.path and not removal.prefix
+        payload = operation.payload if own_place else None
+        for owner, number, held in self.entries(operation.document, path):
+            if number <= seen.get(owner, 0) and may_remove(code, owner, held, session, payload):
+                self._store.discard(operation.document, path, owner, number)
+
+    def _continues(self, document: str, path: bytes, session: int, payload: bytes) -> bool:
+        """Whether a row of a bounded counter takes nothing back of its session's last one."""
+        return all(
+            continues(held, payload)
+            for owner, _, held in self.entries(document, path)
+            if owner == session
+        )
+
+    def _retire(self, document: str, generation: int) -> None:
+        """Begin a document's next generation: what it held is gone, and what still comes for an
+        older one never shows.
+        """
+        self._store.retire(document, generation)
+        self._texts.drop(document)
 
     # ------------------------------------------------------------------------------------- joining
 
     def snapshot(self) -> ShardSnapshot:
-        """The whole state at this instant, sharing nothing with it that can change."""
-        entries = {
-            document: {
-                path: (held,) if isinstance(held, tuple) else tuple(entries_of(held))
-                for path, held in fields.items()
-            }
-            for document, fields in self._documents.items()
-        }
+        """The whole state at this instant. Costs one entry a document; what changes afterwards is
+        copied then, document by document.
+        """
         return ShardSnapshot(
             floor=self.floor,
             frontier=dict(self.frontier),
             heads=dict(self.heads),
-            entries=entries,
+            documents=self._store.freeze(),
             texts=self._texts.encode(),
+            generations=dict(self._store.generations),
             digest=self.digest(),
         )
 
@@ -279,29 +332,18 @@ class Shard:
         """Take over everything a snapshot knows; returns the documents that changed.
 
         Commutative, associative, idempotent, and equal to applying the operations it was made of.
-        Raises CodecError, with nothing changed, if a text state in it is not valid.
+        Raises CodecError, with nothing changed, if a text state in it is not valid. Costs one
+        comparison a document, and what differs.
         """
-        changed = self._texts.join(snapshot.texts)
-        for document, path, held in list(self._store.rows()):
-            theirs = snapshot.entries.get(document, {}).get(path, ())
-            if len(theirs) == 1 and theirs[0] == held:
-                continue
-            other = {(session, seq): payload for session, seq, payload in theirs}
-            for session, seq, payload in entries_of(held):
-                rival = other.get((session, seq))
-                if rival is not None:
-                    if rival != payload:
-                        self._resolve(document, path, session, seq, payload, rival)
-                        changed.add(document)
-                elif snapshot.seen(session, seq):
-                    self._store.discard(document, path, session, seq)
-                    changed.add(document)
-        for document, fields in snapshot.entries.items():
-            for path, entries in fields.items():
-                for session, seq, payload in entries:
-                    if not self.seen(session, seq):
-                        self._store.put(document, path, session, seq, payload)
-                        changed.add(document)
+        mine, theirs = self._store.generations, snapshot.generations
+        outdated = {each for each, g in mine.items() if g > theirs.get(each, 0)}
+        newer = {each: g for each, g in theirs.items() if g > mine.get(each, 0)}
+        changed = {each for each in newer if self.exists(each)}
+        texts = {each: fields for each, fields in snapshot.texts.items() if each not in outdated}
+        changed |= self._texts.join(texts, afresh=newer)
+        for document, generation in newer.items():
+            self._store.retire(document, generation)
+        changed |= join_entries(self._store, self.seen, snapshot, outdated, self._resolve)
         self._join_context(snapshot)
         return changed
 
@@ -323,6 +365,8 @@ class Shard:
 
     def _compare(self, session: int, seq: int, operation: Operation) -> None:
         """An operation came again: should its live payload differ, the larger one stays."""
+        if operation.generation != self.generation(operation.document):
+            return
         held = payload_at(self._store.holding(operation.document, operation.path), session, seq)
         payload = operation.payload
         if held is not None and payload is not None and held != payload and is_valid(operation):

@@ -32,6 +32,9 @@ MAX_PATH_DEPTH: Final = 8
 MAX_DOCUMENT_ID_BYTES: Final = 512
 """The UTF-8 of a whole document id, `Type/name`."""
 
+MAX_GENERATION: Final = (1 << 53) - 1
+"""How often one document can be deleted for good."""
+
 MAX_LABEL_BYTES: Final = 256
 """The UTF-8 of a transaction's type, actor or cause."""
 

@@ -1,34 +1,33 @@
-"""One transaction: an overlay that collects it, and the commit that makes it part of the shard.
-
-The shard sees nothing before `commit`, which checks everything first and then applies everything.
-So a body that raises has changed nothing, and a body that returns has changed all it meant to.
+"""Overlay: a transaction that is being written, over a shard that sees nothing of it before it is
+committed (`crdt.commit`).
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from crdt.clock import HybridClock
-from crdt.errors import EditMisuse, InvalidValue, OutOfBounds, ReadOnly, TransactionTooLarge
-from crdt.ids import week_of
+from crdt.drafts import Draft, as_sequence, as_text, draft_of
+from crdt.errors import OutOfBounds, ReadOnly
 from crdt.lattice import Entry, Shard
-from crdt.limits import MAX_BODY_BYTES, MAX_LABEL_BYTES, MAX_OPERATIONS
-from crdt.operation import Operation, Removal, Transaction, is_valid, operations_bytes
-from crdt.types.expect import refuse
-from crdt.types.text import Insert, TextEdit, TextState
-
-_MAX_TRANSACTION_BYTES = MAX_BODY_BYTES // 2
+from crdt.limits import MAX_GENERATION
+from crdt.operation import Operation, Removal, new
+from crdt.texts import SharedEdit
+from crdt.types.cursor import Cursor
+from crdt.types.formats import Spans
+from crdt.types.slots import Slots
 
 _Entries = tuple[Entry, ...] | list[Entry]
 
+# Building a named tuple through its own constructor costs three times as much.
 
-class _TextDraft:
-    """The content of one Text field inside an overlay, and the edits that led there."""
 
-    __slots__ = ("edits", "value")
+class _Retired(dict[bytes, _Entries]):
+    """What the paths of a document hold that this transaction deleted for good: of the shard's
+    entries none.
+    """
 
-    def __init__(self, value: str) -> None:
-        self.value = value
-        self.edits: list[TextEdit] = []
+    def get(self, path: bytes, default: _Entries = ()) -> _Entries:  # type: ignore[override]
+        return dict.get(self, path, default)
 
 
 class Overlay:
@@ -45,6 +44,7 @@ class Overlay:
         "_changed",
         "_clock",
         "_closed",
+        "_generations",
         "_operations",
         "_shard",
         "_texts",
@@ -60,7 +60,8 @@ class Overlay:
         # What the paths written to hold now; a list comes on top of what the shard holds there, so
         # that appending to a long feed does not copy it.
         self._changed: dict[str, dict[bytes, _Entries]] = {}
-        self._texts: dict[tuple[str, bytes], _TextDraft] = {}
+        self._texts: dict[tuple[str, bytes], Draft] = {}
+        self._generations: dict[str, int] = {}  # those that this transaction begins
         self._closed = False
 
     def __repr__(self) -> str:
@@ -94,9 +95,14 @@ class Overlay:
         return tuple(self._operations)
 
     @property
-    def texts(self) -> dict[tuple[str, bytes], tuple[TextEdit, ...]]:
+    def texts(self) -> dict[tuple[str, bytes], tuple[SharedEdit, ...]]:
         """The recorded text edits by (document, path), in the order they were made."""
         return {key: tuple(draft.edits) for key, draft in self._texts.items() if draft.edits}
+
+    @property
+    def edits_texts(self) -> bool:
+        """Whether any text may have been edited."""
+        return bool(self._texts)
 
     @property
     def documents(self) -> frozenset[str]:
@@ -144,9 +150,10 @@ class Overlay:
     def _merged(
         self, document: str, changed: dict[bytes, _Entries], prefix: bytes
     ) -> Iterator[tuple[bytes, tuple[Entry, ...]]]:
-        for path, entries in self._shard.under(document, prefix):
-            if path not in changed:
-                yield path, entries
+        if not isinstance(changed, _Retired):
+            for path, entries in self._shard.under(document, prefix):
+                if path not in changed:
+                    yield path, entries
         for path in changed:
             if path.startswith(prefix):
                 entries = self.entries(document, path)
@@ -154,13 +161,52 @@ class Overlay:
                     yield path, entries
 
     def text(self, document: str, path: bytes) -> str:
+        draft = self._known_draft(document, path)
+        return "" if draft is None else as_text(draft).value
+
+    def text_length(self, document: str, path: bytes) -> int:
         if self._closed:
             self._ended()
         draft = self._texts.get((document, path))
         if draft is not None:
-            return draft.value
-        state = self._shard.text(document, path)
-        return "" if state is None else state.value()
+            return draft.length
+        # Without a draft: every insertion asks for the length.
+        state = None if document in self._generations else self._shard.shared(document, path)
+        return 0 if state is None else len(state)
+
+    def spans(self, document: str, path: bytes) -> Spans:
+        draft = self._known_draft(document, path)
+        return [] if draft is None else as_text(draft).spans()
+
+    def slots(self, document: str, path: bytes) -> Slots:
+        draft = self._known_draft(document, path)
+        return Slots() if draft is None else as_sequence(draft).slots
+
+    def cursor(self, document: str, path: bytes, index: int, before: bool) -> Cursor:
+        return self._draft(document, path).cursor(document, index, before)
+
+    def position(self, document: str, path: bytes, cursor: Cursor) -> int:
+        return self._draft(document, path).position(cursor)
+
+    def _known_draft(self, document: str, path: bytes) -> Draft | None:
+        """What this transaction sees of a text or sequence; None if nothing was ever written."""
+        if self._closed:
+            self._ended()
+        draft = self._texts.get((document, path))
+        if draft is None and document not in self._generations:
+            state = self._shard.shared(document, path)
+            return None if state is None else draft_of(path, state)
+        return draft
+
+    def _draft(self, document: str, path: bytes) -> Draft:
+        return self._known_draft(document, path) or draft_of(path, None)
+
+    def text_paths(self, document: str) -> tuple[bytes, ...]:
+        if self._closed:
+            self._ended()
+        own = [path for other, path in self._texts if other == document]
+        kept = () if document in self._generations else self._shard.text_paths(document)
+        return tuple(dict.fromkeys((*kept, *own)))
 
     def stamp(self, greatest: int = 0) -> int:
         if self._closed:
@@ -193,7 +239,8 @@ class Overlay:
             changed = self._changed[document] = {}
         for removal in removals:
             self._remove(document, changed, removal)
-        self._operations.append(Operation(document, path, payload, tuple(removals)))
+        generation = self.generation(document)
+        self._operations.append(Operation(document, path, payload, tuple(removals), generation))
         if payload is None:
             return
         entry = (self.session, self._base + len(self._operations), payload)
@@ -205,21 +252,51 @@ class Overlay:
         else:
             before.append(entry)
 
-    def replace(self, document: str, path: bytes, payload: bytes) -> None:
-        live = self.entries(document, path)
+    def replace(
+        self, document: str, path: bytes, payload: bytes, live: tuple[Entry, ...] | None = None
+    ) -> None:
+        if live is None or self._closed:
+            live = self.entries(document, path)
         operations, session = self._operations, self.session
         done = self._base + len(operations)
         if not live:
             removals: tuple[Removal, ...] = ()
         else:
-            removals = (Removal(path, False, self._seen(live, done)),)
-        operations.append(Operation(document, path, payload, removals))
+            removals = (new(Removal, (path, False, self._seen(live, done))),)
+        generation = self.generation(document)
+        operations.append(new(Operation, (document, path, payload, removals, generation)))
         entries = ((session, done + 1, payload),)
         changed = self._changed.get(document)
         if changed is None:
             self._changed[document] = {path: entries}
         else:
             changed[path] = entries
+
+    def retire(self, document: str) -> None:
+        """Delete a document for good: one operation, which begins its next generation. It reads as
+        empty from now on, and what is written is of that generation. Raises OutOfBounds after
+        MAX_GENERATION of them.
+        """
+        if self._closed:
+            self._ended()
+        generation = self.generation(document) + 1
+        if generation > MAX_GENERATION:
+            raise OutOfBounds(f"{document} was deleted {MAX_GENERATION} times: use another id")
+        self._generations[document] = generation
+        self._operations.append(Operation(document, b"", None, (), generation))
+        self._changed[document] = _Retired()
+        for key in [key for key in self._texts if key[0] == document]:
+            del self._texts[key]
+
+    @property
+    def retired(self) -> frozenset[str]:
+        """The documents that this transaction deletes for good."""
+        return frozenset(self._generations)
+
+    def generation(self, document: str) -> int:
+        """The generation of a document that is written to."""
+        begun = self._generations.get(document) if self._generations else None
+        return self._shard.generation(document) if begun is None else begun
 
     def _seen(self, live: Sequence[Entry], done: int) -> tuple[tuple[int, int], ...]:
         """Up to which seq this transaction, `done` seqs far, has seen the authors of entries."""
@@ -245,122 +322,10 @@ class Overlay:
         for path, entries in touched:
             changed[path] = tuple(entry for entry in entries if entry[1] > seen.get(entry[0], 0))
 
-    def edit_text(self, document: str, path: bytes, edit: TextEdit) -> None:
-        if self._closed:
-            self._ended()
-        draft = self._texts.get((document, path))
-        if draft is None:
-            draft = _TextDraft(self.text(document, path))
-        value, index = draft.value, edit.index
-        if isinstance(edit, Insert):
-            end, piece = index, edit.text
-            _check_unicode(document, piece)
-        else:
-            end, piece = index + edit.length, ""
-        if not 0 <= index <= end <= len(value):
-            raise OutOfBounds(
-                f"{document}: positions {index} to {end} are outside a text of {len(value)}"
-            )
-        if end == index and not piece:
-            return
-        draft.value = value[:index] + piece + value[end:]
-        draft.edits.append(edit)
+    def edit_text(self, document: str, path: bytes, edit: SharedEdit) -> None:
+        draft = self._draft(document, path)
+        draft.record(document, edit)
         self._texts[document, path] = draft
 
     def _ended(self) -> NoReturn:
         raise ReadOnly("the edit has ended; open a new one with `with replica.edit(…)`")
-
-
-def _check_unicode(document: str, piece: str) -> None:
-    try:
-        piece.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValue(
-            f"{document}: a text takes no lone surrogates ({error.reason})"
-        ) from error
-
-
-def commit(
-    shard: Shard,
-    overlay: Overlay,
-    type: str,
-    actor: str,
-    caused_by: str,
-) -> Transaction | None:
-    """Apply the overlay to its shard as one transaction, close it, and return what goes into the
-    frame.
-
-    None if nothing was written. Raises, before anything is changed: EditMisuse if the overlay has
-    ended or is of another shard, if the session is closed, or wrote to the shard since the overlay
-    was made; TransactionTooLarge if no frame could carry it; OutOfBounds if a text would become too
-    large; InvalidValue for a label that is too long. Heads are the caller's: they move when the
-    frame is cut.
-    """
-    if not overlay.writable:
-        raise EditMisuse("this edit has ended already; it cannot be committed a second time")
-    if overlay.shard is not shard:
-        raise EditMisuse("this edit was opened on another shard")
-    session, first = overlay.session, overlay.base + 1
-    if week_of(session) < shard.floor:
-        raise EditMisuse("this session has been closed by the mesh; open the replica again")
-    if shard.frontier.get(session, 0) + 1 != first:
-        raise EditMisuse("another edit of this session was committed while this one was open")
-    texts = overlay.texts
-    written = overlay.operations
-    if not written and not texts:
-        overlay.close()
-        return None
-    _check_labels(type, actor, caused_by)
-    _check_operations(written, len(texts))
-    _check_texts(shard, session, list(texts.items())[1:], operations_bytes(written))
-    stamp = overlay.stamp()
-    overlay.close()
-    operations = list(written)
-    for (document, path), edits in texts.items():
-        payload = shard.edit_text(session, document, path, edits)
-        operations.append(Operation(document, path, payload))
-    transaction = Transaction(type, actor, stamp, caused_by, tuple(operations))
-    shard.apply_transactions(session, first, (transaction,))
-    return transaction
-
-
-def _check_labels(*labels: str) -> None:
-    for label in labels:
-        if type(label) is not str:
-            refuse("a transaction", "str as type, actor and caused_by", label)
-        if len(label) * 4 > MAX_LABEL_BYTES and len(label.encode()) > MAX_LABEL_BYTES:
-            raise InvalidValue(f"{label!r:.60}… is a label of more than {MAX_LABEL_BYTES} bytes")
-
-
-def _check_operations(operations: Sequence[Operation], texts: int) -> None:
-    """What every receiver will check of each operation."""
-    if len(operations) + texts > MAX_OPERATIONS:
-        raise TransactionTooLarge(
-            f"{len(operations)} operations in one transaction, at most {MAX_OPERATIONS}: split it"
-        )
-    for operation in operations:
-        if not is_valid(operation):
-            place = f"{operation.document}, path {operation.path.hex()}"
-            raise InvalidValue(f"{place}: what was written is not valid there")
-
-
-def _check_texts(
-    shard: Shard,
-    session: int,
-    texts: Sequence[tuple[tuple[str, bytes], tuple[TextEdit, ...]]],
-    size: int,
-) -> None:
-    """Make edits of texts on copies, to learn whether they are refused, and whether all of the
-    transaction (`size` bytes besides) fits into one frame.
-
-    pycrdt cannot take an edit back, so where several texts are edited, only the first edit may
-    still fail when it is made; it has its own bound, for which there is room.
-    """
-    for (document, path), edits in texts:
-        state = shard.text(document, path)
-        copy = TextState() if state is None else TextState.load(state.encode())
-        size += operations_bytes([Operation(document, path, copy.edit(session, edits))])
-    if size > _MAX_TRANSACTION_BYTES:
-        raise TransactionTooLarge(
-            f"a transaction of about {size} bytes, at most {_MAX_TRANSACTION_BYTES}: split it"
-        )

@@ -16,9 +16,10 @@ import enum
 import functools
 from typing import Final, NamedTuple
 
-from crdt.codec import decode, encode, piece_end
+from crdt.codec import decode, encode
 from crdt.errors import CodecError, InvalidId, InvalidValue
 from crdt.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH
+from crdt.structure import piece_end
 
 
 class TypeCode(enum.IntEnum):
@@ -39,10 +40,13 @@ class TypeCode(enum.IntEnum):
     SEQUENCE = 13
 
 
-CHILD_CODES: Final = frozenset(
-    {TypeCode.REGISTER, TypeCode.COUNTER, TypeCode.FLAG, TypeCode.SET, TypeCode.FEED, TypeCode.MAP}
-)
-"""What may lie in a map. Text may not: nobody declares such a field before it is first written."""
+CHILD_CODES: Final = frozenset(TypeCode) - {
+    TypeCode.BOUNDED,
+    TypeCode.DECIDED,
+    TypeCode.TEXT,
+    TypeCode.SEQUENCE,
+}
+"""What may lie in a map. The others may not: what they hold must survive the removal of a key."""
 
 _CODES: Final = {int(code): code for code in TypeCode}
 

@@ -11,37 +11,53 @@ import difflib
 import inspect
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import FrameType, MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from crdt.errors import CallerError, SchemaError, UnknownField
 from crdt.ids import parse_document_id
 from crdt.limits import MAX_PATH_DEPTH
 from crdt.paths import TypeCode, field_path
+from crdt.types.expect import Check
 from crdt.types.field import Declaration, Field, Handle, Options
 from crdt.types.map import Map
 
-RESERVED = frozenset({"id", "snapshot", "conflicts", "bind"})
+OnDelete = Literal["merge", "gone"]
+"""What deleting a document does with what others write at the same time, without having seen it:
+"merge" keeps it, "gone" drops it, now and whenever it arrives.
+"""
+
+RESERVED = frozenset(
+    {"bind", "conflicts", "history_of", "id", "snapshot", "undeclared", "validate"}
+)
 """Names a field cannot have, because a document has them already. Neither can it begin with an
 underscore.
 """
+
+_UNMERGEABLE = frozenset({TypeCode.DECIDED, TypeCode.BOUNDED})
+"""Types whose promise a deletion would break if parts of the document could survive it."""
 
 
 class Schema:
     """The declared fields of one document class, by attribute name in the order of declaration.
 
     `type_name` is the type part of its documents' ids; `on_delete` what deleting does with
-    concurrent writes.
+    concurrent writes; `paths` are those of all fields, former ones included.
     """
 
-    __slots__ = ("fields", "on_delete", "texts", "type_name")
+    __slots__ = ("fields", "on_delete", "paths", "type_name")
 
-    def __init__(self, type_name: str, fields: Mapping[str, Field[Any]], on_delete: str) -> None:
+    def __init__(
+        self, type_name: str, fields: Mapping[str, Field[Any]], on_delete: OnDelete
+    ) -> None:
         self.type_name = type_name
         self.fields = MappingProxyType(dict(fields))
         self.on_delete = on_delete
-        self.texts = tuple(each for each in fields.values() if each.code is TypeCode.TEXT)
+        self.paths = frozenset(
+            path for each in fields.values() for path in (each.path, each.former_path) if path
+        )
 
     def __repr__(self) -> str:
         return f"<Schema {self.type_name}: {', '.join(self.fields) or 'no fields'}>"
@@ -78,15 +94,33 @@ def _declare(annotation: Any, label: str) -> tuple[Field[Any], Options]:
             "type, or ClassVar[…] if it is not part of the document"
         )
     options = Options.collect(metadata, label)
-    arguments = typing.get_args(annotation)
+    arguments = _with_checks(typing.get_args(annotation), metadata, label)
     return origin.declare(Declaration(arguments, options, label, _build_child)), options
 
 
+def _with_checks(
+    arguments: tuple[Any, ...], metadata: tuple[object, ...], label: str
+) -> tuple[Any, ...]:
+    """The type arguments, with the Checks of the field around the one value type there is."""
+    checks = [each for each in metadata if each is Check or isinstance(each, Check)]
+    if not checks:
+        return arguments
+    if len(arguments) != 1:
+        raise SchemaError(
+            f"{label}: a Check is for types that hold values of one type; in a Map it stands with "
+            "the child: Map[str, Annotated[…, Check(…)]]"
+        )
+    return (Annotated[(arguments[0], *checks)],)
+
+
 def _build_child(annotation: Any, label: str) -> Field[Any]:
-    """Make the field that a Map has for its children."""
+    """Make the field that a Map has for its children, or one that a Register formerly was."""
     child, options = _declare(annotation, label)
-    if options.wire is not None:
-        raise SchemaError(f"{label}: a Wire name is for fields, what stands under a Map has none")
+    for option in (options.wire, options.formerly):
+        if option is not None:
+            raise SchemaError(
+                f"{label}: {type(option).__name__} is for a document's fields, which have names"
+            )
     return child
 
 
@@ -111,10 +145,10 @@ def _build(annotation: Any, attribute: str, label: str) -> Field[Any]:
 
 
 def collect(
-    cls: type, name: str | None, on_delete: str, inherited: Mapping[str, Field[Any]]
+    cls: type, name: str | None, on_delete: OnDelete | None, bases: Sequence[Schema]
 ) -> Schema:
     """Read the declarations of a document class, set its fields as descriptors, and return its
-    schema.
+    schema. `bases`: those of its bases, the nearest last.
     """
     type_name = cls.__name__ if name is None else name
     try:
@@ -126,9 +160,7 @@ def collect(
             f"{type_name!r} cannot be a document type, which are a letter and then letters, digits "
             'or ._-; give one with name="…"'
         )
-    if on_delete != "merge":
-        raise SchemaError(f'{type_name}: on_delete is "merge", not {on_delete!r}')
-    fields = dict(inherited)
+    fields = {name: field for base in bases for name, field in base.fields.items()}
     for attribute, annotation in _declarations(cls, type_name).items():
         label = f"{type_name}.{attribute}"
         _check_name(cls, attribute, label)
@@ -141,7 +173,30 @@ def collect(
             raise SchemaError(
                 f"{type_name}: {attribute} and {other} have one wire name; give one another Wire(…)"
             )
-    return Schema(type_name, fields, on_delete)
+    inherited = {base.on_delete for base in bases}
+    return Schema(type_name, fields, _on_delete(type_name, fields, on_delete, inherited))
+
+
+def _on_delete(
+    type_name: str,
+    fields: Mapping[str, Field[Any]],
+    declared: str | None,
+    inherited: AbstractSet[OnDelete],
+) -> OnDelete:
+    needs = [name for name, field in fields.items() if field.code in _UNMERGEABLE]
+    if declared is None:
+        return "gone" if needs or "gone" in inherited else "merge"
+    if declared == "gone":
+        return "gone"
+    if declared != "merge":
+        raise SchemaError(f'{type_name}: on_delete is "merge" or "gone", not {declared!r}')
+    if needs:
+        kind = type(fields[needs[0]]).__name__
+        raise SchemaError(
+            f"{type_name}: {needs[0]} is a {kind}, which must not survive a deletion in parts; "
+            'leave on_delete out, or write on_delete="gone"'
+        )
+    return "merge"
 
 
 def _declarations(cls: type, type_name: str) -> dict[str, Any]:

@@ -1,129 +1,179 @@
-"""A whole shard at one instant, as a value and as bytes.
+"""A whole shard at one instant, as a value and as a stream of bytes.
 
-The bytes are [format, floor, frontier, heads, sessions, documents, texts, digest]; a document is
-[id, [path, session, seq, payload, …] …] in order of id and path, entries in order of dot, sessions
-as indexes into the table. One snapshot has one encoding: two replicas with the same state give the
-same bytes, but for their texts, of which one state has many encodings (digests agree all the same).
+The bytes are [format, floor, frontier, heads, sessions, documents, texts, generations, digest]. A
+document is [id, [path, session, seq, payload, …] …] in order of id and path, entries in order of
+dot, sessions as indexes into the table; generations are id, generation … in order of id. One
+snapshot has one encoding: two replicas with the same state give the same bytes, but for their
+texts, of which one state has many encodings (digests agree all the same).
+
+Both directions stream: encoding holds a chunk at a time, decoding what it has decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError, InvalidId
 from crdt.frontier import flat, from_flat
+from crdt.holding import Entry, Holding, entries_of, holding_of
 from crdt.ids import MAX_SESSION, MAX_WEEK, check_document_id, week_of
-from crdt.limits import MAX_SEQ, MAX_SNAPSHOT_BYTES
+from crdt.limits import MAX_GENERATION, MAX_SEQ, MAX_SNAPSHOT_BYTES
 from crdt.paths import TypeCode, leaf_code
+from crdt.stream import MALFORMED, StreamReader, StreamWriter
 from crdt.types.rules import path_rule
 
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 DIGEST_BYTES: Final = 16
 
-Entries = Mapping[str, Mapping[bytes, tuple[tuple[int, int, bytes], ...]]]
+Documents = Mapping[str, Mapping[bytes, Holding]]
+
+_SHARED: Final = frozenset({TypeCode.TEXT, TypeCode.SEQUENCE})
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSnapshot:
-    """A shard's whole state. Nothing in it is shared with the shard, and nobody may change it.
+    """A shard's whole state. Nobody may change it, and it never changes.
 
-    `entries`: {document: {path: ((session, seq, payload), …) sorted}}; `texts`: {document: {path:
-    state}}, each a `TextState`'s encoding; `digest`: the shard's, over exactly this state.
+    `documents`: {document: {path: what lies there}}, see `crdt.holding`; `texts`: {document: {path:
+    state}}, each the encoding of a text or sequence; `generations`: {document: generation}, those
+    above 0; `digest`: the shard's, over exactly this state.
     """
 
     floor: int = 0
     frontier: Mapping[int, int] = field(default_factory=dict)
     heads: Mapping[int, int] = field(default_factory=dict)
-    entries: Entries = field(default_factory=dict)
+    documents: Documents = field(default_factory=dict)
     texts: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
+    generations: Mapping[str, int] = field(default_factory=dict)
     digest: bytes = bytes(DIGEST_BYTES)
 
     def __repr__(self) -> str:
         return (
-            f"<ShardSnapshot of {len(self.entries)} documents, {len(self.frontier)} sessions, "
+            f"<ShardSnapshot of {len(self.documents)} documents, {len(self.frontier)} sessions, "
             f"digest {self.digest.hex()[:8]}>"
         )
+
+    @property
+    def entries(self) -> dict[str, dict[bytes, tuple[Entry, ...]]]:
+        """{document: {path: ((session, seq, payload), …) sorted}}, a copy."""
+        return {
+            document: {path: tuple(entries_of(held)) for path, held in fields.items()}
+            for document, fields in self.documents.items()
+        }
 
     def seen(self, session: int, seq: int) -> bool:
         """Whether the snapshot has applied this operation."""
         return seq <= self.frontier.get(session, 0) or week_of(session) < self.floor
 
 
+# ---------------------------------------------------------------------------------------- encoding
+
+
 def encode_snapshot(snapshot: ShardSnapshot) -> bytes:
     """The one encoding of a snapshot."""
-    sessions = sorted(
-        {
-            entry[0]
-            for fields in snapshot.entries.values()
-            for entries in fields.values()
-            for entry in entries
-        }
-    )
+    return b"".join(encode_chunks(snapshot))
+
+
+def encode_chunks(snapshot: ShardSnapshot) -> Iterator[bytes]:
+    """The same in pieces of some 256 kB; a large text or payload is one piece."""
+    writer = StreamWriter()
+    writer.header(9)
+    for part in (SNAPSHOT_FORMAT, snapshot.floor, flat(snapshot.frontier), flat(snapshot.heads)):
+        writer.put(part)
+    sessions = _sessions_of(snapshot.documents)
+    writer.put(sessions)
     index = {session: position for position, session in enumerate(sessions)}
-    documents = []
-    for document in sorted(snapshot.entries):
-        row: list[Any] = [document]
-        fields = snapshot.entries[document]
-        for path in sorted(fields):
+    writer.header(len(snapshot.documents))
+    for document, fields in sorted(snapshot.documents.items()):
+        writer.put(_document_row(document, fields, index))
+        yield from writer.full()
+    writer.header(len(snapshot.texts))
+    for document, states in sorted(snapshot.texts.items()):
+        writer.header(1 + 2 * len(states))
+        writer.put(document)
+        for path in sorted(states):
+            writer.put(path)
+            writer.put(states[path])
+            yield from writer.full()
+    writer.put([part for each in sorted(snapshot.generations.items()) for part in each])
+    writer.put(snapshot.digest)
+    yield writer.rest()
+
+
+def _sessions_of(documents: Documents) -> list[int]:
+    found: set[int] = set()
+    for fields in documents.values():
+        for held in fields.values():
+            if isinstance(held, tuple):
+                found.add(held[0])
+            else:
+                found.update(held)
+    return sorted(found)
+
+
+def _document_row(
+    document: str, fields: Mapping[bytes, Holding], index: Mapping[int, int]
+) -> list[Any]:
+    row: list[Any] = [document]
+    for path in sorted(fields):
+        held = fields[path]
+        if isinstance(held, tuple):
+            session, seq, payload = held
+            row.append((path, index[session], seq, payload))
+        else:
             item: list[Any] = [path]
-            for session, seq, payload in fields[path]:
+            for session, seq, payload in entries_of(held):
                 item += (index[session], seq, payload)
             row.append(item)
-        documents.append(row)
-    texts = [
-        [document, *(part for path in sorted(fields) for part in (path, fields[path]))]
-        for document, fields in sorted(snapshot.texts.items())
-    ]
-    return pack(
-        [
-            SNAPSHOT_FORMAT,
-            snapshot.floor,
-            flat(snapshot.frontier),
-            flat(snapshot.heads),
-            sessions,
-            documents,
-            texts,
-            snapshot.digest,
-        ]
-    )
+    return row
 
 
-def decode_snapshot(data: bytes) -> ShardSnapshot:
-    """What `encode_snapshot` wrote, every path, payload and dot proven. Raises CodecError only.
+# ---------------------------------------------------------------------------------------- decoding
 
-    Time and memory are proportional to the input. Text states are proven when they are joined;
-    that the digest is that of the content can only be said by a shard that has the key.
+
+def decode_snapshot(data: bytes | Iterable[bytes]) -> ShardSnapshot:
+    """What `encode_snapshot` or `encode_chunks` gave, every path, payload and dot proven.
+
+    Raises CodecError only. Time and memory are proportional to the input. Text states are proven
+    when they are joined; that the digest is that of the content can only be said by a shard that
+    has the key.
     """
-    parts = unpack(data, max_bytes=MAX_SNAPSHOT_BYTES)
-    if type(parts) is not tuple or len(parts) != 8 or parts[0] != SNAPSHOT_FORMAT:
-        raise CodecError("a snapshot that is not of format 1")
-    _, floor, frontier_row, heads_row, sessions, documents, texts, digest = parts
-    if type(floor) is not int or not 0 <= floor <= MAX_WEEK + 1:
-        raise CodecError(f"a snapshot has the floor {floor!r:.40}")
-    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise CodecError("a snapshot without a digest")
-    frontier = from_flat(frontier_row)
-    heads = from_flat(heads_row)
+    reader = StreamReader(data, MAX_SNAPSHOT_BYTES)
+    try:
+        return _snapshot(reader)
+    except MALFORMED as error:
+        raise CodecError(f"a malformed snapshot ({type(error).__name__}: {error})") from None
+
+
+def _snapshot(reader: StreamReader) -> ShardSnapshot:
+    if reader.header() != 9 or reader.integer() != SNAPSHOT_FORMAT:
+        raise CodecError(f"a snapshot that is not of format {SNAPSHOT_FORMAT}")
+    floor = reader.integer()
+    if not 0 <= floor <= MAX_WEEK + 1:
+        raise CodecError(f"a snapshot has the floor {floor}")
+    frontier = from_flat(reader.scalars())
+    heads = from_flat(reader.scalars())
+    if any(week_of(session) < floor for session in frontier):
+        raise CodecError("a snapshot's frontier names sessions that its floor has closed")
     if any(seq > frontier.get(session, 0) for session, seq in heads.items()):
         raise CodecError("a snapshot has heads that it has not applied")
-    bounds = _session_bounds(sessions, frontier, floor)
-    try:
-        entries = _documents(documents, _entry_reader(bounds))
-        states = _documents(texts, _text_reader)
-    except (TypeError, ValueError, LookupError) as error:
-        raise CodecError(f"a malformed snapshot ({type(error).__name__}: {error})") from None
-    return ShardSnapshot(floor, frontier, heads, entries, states, digest)
+    bounds = _session_bounds(reader.scalars(), frontier, floor)
+    documents = _documents(reader, bounds)
+    texts = _texts(reader)
+    generations = _generations(reader.scalars())
+    digest = reader.next()
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise CodecError("a snapshot without a digest")
+    reader.end()
+    return ShardSnapshot(floor, frontier, heads, documents, texts, generations, digest)
 
 
 def _session_bounds(
-    sessions: object, frontier: dict[int, int], floor: int
+    sessions: list[Any], frontier: dict[int, int], floor: int
 ) -> list[tuple[int, int]]:
     """(session, highest seq it may have) for each session of the table."""
-    if type(sessions) is not tuple:
-        raise CodecError("a snapshot without a table of sessions")
     bounds: list[tuple[int, int]] = []
     previous = -1
     for session in sessions:
@@ -134,63 +184,89 @@ def _session_bounds(
     return bounds
 
 
-def _documents(rows: Any, read: Any) -> dict[str, Any]:
-    if type(rows) is not tuple:
-        raise TypeError("documents that are not a list")
-    documents: dict[str, Any] = {}
-    previous = ""
-    for row in rows:
-        document = row[0]
-        try:
-            check_document_id(document)
-        except InvalidId as error:
-            raise CodecError(f"a snapshot names a document badly: {error}") from None
-        if document <= previous or len(row) < 2:
-            raise ValueError(f"{document} is out of order or empty")
-        documents[document] = read(row[1:])
-        previous = document
+def _checked_id(document: Any, previous: str) -> str:
+    try:
+        check_document_id(document)
+    except InvalidId as error:
+        raise CodecError(f"a snapshot names a document badly: {error}") from None
+    if document <= previous:
+        raise ValueError(f"{document} is out of order")
+    return document  # type: ignore[no-any-return]
+
+
+def _documents(
+    reader: StreamReader, bounds: list[tuple[int, int]]
+) -> dict[str, dict[bytes, Holding]]:
+    documents: dict[str, dict[bytes, Holding]] = {}
+    document = ""
+    for _ in range(reader.header()):
+        count = reader.header()
+        document = _checked_id(reader.next(), document)
+        if count < 2:
+            raise ValueError(f"{document} is empty")
+        documents[document] = _fields(reader, count - 1, bounds)
     return documents
 
 
-def _entry_reader(bounds: list[tuple[int, int]]) -> Any:
-    def read(items: tuple[Any, ...]) -> dict[bytes, tuple[tuple[int, int, bytes], ...]]:
-        fields: dict[bytes, tuple[tuple[int, int, bytes], ...]] = {}
-        previous = b""
-        for item in items:
-            path = item[0]
-            if path <= previous or len(item) < 4 or len(item) % 3 != 1:
-                raise ValueError("paths out of order, or entries cut short")
-            rule = path_rule(path)
-            if leaf_code(path) is TypeCode.TEXT:
-                raise ValueError("an entry where a text lies")
-            entries = []
-            last = (0, 0)
-            for position in range(1, len(item), 3):
-                at, seq, payload = item[position : position + 3]
-                if type(at) is not int or type(seq) is not int or (at, seq) <= last:
-                    raise ValueError("dots out of order")
-                session, upto = bounds[at]
-                if not 0 < seq <= upto:
-                    raise ValueError(f"an entry {session}:{seq} beyond the frontier")
-                if type(payload) is not bytes or not rule(payload):
-                    raise ValueError("a payload that its type does not allow")
-                entries.append((session, seq, payload))
-                last = (at, seq)
-            fields[path] = tuple(entries)
-            previous = path
-        return fields
-
-    return read
-
-
-def _text_reader(items: tuple[Any, ...]) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
+def _fields(
+    reader: StreamReader, count: int, bounds: list[tuple[int, int]]
+) -> dict[bytes, Holding]:
+    fields: dict[bytes, Holding] = {}
+    header, item = reader.header, reader.next
     previous = b""
-    if len(items) % 2:
-        raise ValueError("texts that are not pairs")
-    for path, state in zip(items[::2], items[1::2], strict=True):
-        if path <= previous or leaf_code(path) is not TypeCode.TEXT or type(state) is not bytes:
-            raise ValueError("texts out of order or out of place")
-        fields[path] = state
+    for _ in range(count):
+        parts = header()
+        path = item()
+        if path <= previous or parts < 4 or parts % 3 != 1:
+            raise ValueError("paths out of order, or entries cut short")
+        rule = path_rule(path)
+        if leaf_code(path) in _SHARED:
+            raise ValueError("an entry where a text lies")
+        entries: list[Entry] = []
+        last_at, last_seq = 0, 0
+        for _ in range(parts // 3):
+            at, seq, payload = item(), item(), item()
+            if type(at) is not int or type(seq) is not int:
+                raise ValueError("a dot that is no two numbers")
+            if at < last_at or (at == last_at and seq <= last_seq):
+                raise ValueError("dots out of order")
+            session, upto = bounds[at]
+            if not 0 < seq <= upto:
+                raise ValueError(f"an entry {session}:{seq} beyond the frontier")
+            if type(payload) is not bytes or not rule(payload):
+                raise ValueError("a payload that its type does not allow")
+            entries.append((session, seq, payload))
+            last_at, last_seq = at, seq
+        fields[path] = entries[0] if parts == 4 else holding_of(entries)
         previous = path
     return fields
+
+
+def _texts(reader: StreamReader) -> dict[str, dict[bytes, bytes]]:
+    texts: dict[str, dict[bytes, bytes]] = {}
+    document = ""
+    for _ in range(reader.header()):
+        count = reader.header()
+        document = _checked_id(reader.next(), document)
+        if count < 3 or count % 2 == 0:
+            raise ValueError("texts that are not pairs")
+        states = texts[document] = {}
+        previous = b""
+        for _ in range(count // 2):
+            path, state = reader.next(), reader.next()
+            if path <= previous or leaf_code(path) not in _SHARED or type(state) is not bytes:
+                raise ValueError("texts out of order or out of place")
+            states[path] = state
+            previous = path
+    return texts
+
+
+def _generations(parts: list[Any]) -> dict[str, int]:
+    generations: dict[str, int] = {}
+    document = ""
+    for each, generation in zip(parts[::2], parts[1::2], strict=True):
+        document = _checked_id(each, document)
+        if type(generation) is not int or not 0 < generation <= MAX_GENERATION:
+            raise ValueError(f"generation {generation!r:.40} of {document}")
+        generations[document] = generation
+    return generations

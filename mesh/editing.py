@@ -10,11 +10,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from crdt.access import Overlay, commit
-from crdt.document import Document, create_document, delete_document, document_id
+from crdt.document import (
+    Document,
+    create_document,
+    delete_document,
+    document_id,
+    validate_document,
+)
 from crdt.errors import CallerError, CrossShardTransaction, EditMisuse, ServiceError
 from crdt.ids import shard_of
 from crdt.limits import MAX_LABEL_BYTES
@@ -35,6 +42,10 @@ class ReplicaClosed(CallerError):
     """The replica is not running: not started, closed, failed, or a fork's copy of another
     process's.
     """
+
+
+Labels = tuple[str, str, str]
+"""A transaction's type, actor and cause."""
 
 
 class Editor:
@@ -90,22 +101,29 @@ class Editor:
             overlay.close()
 
     def end(
-        self, tick: int, host: ShardHost, overlay: Overlay, type_: str, actor: str, caused_by: str
+        self,
+        tick: int,
+        host: ShardHost,
+        overlay: Overlay,
+        labels: Labels,
+        documents: Iterable[Document],
     ) -> None:
-        """Commit. Raises EditMisuse and what `commit` does; then nothing happened."""
-        what, self._open = self._open, ""
-        if tick != self._ticks:
-            overlay.close()
-            raise EditMisuse(
-                f"the edit of {what} awaited something: compute first, then edit without awaiting; "
-                "nothing was written"
-            )
-        if self.unusable:
-            overlay.close()
-            raise ReplicaClosed(self.unusable)
+        """Commit, if the edited documents are valid. Raises EditMisuse, what `validate` raises, and
+        what `commit` does; then nothing happened.
+        """
         try:
-            transaction = commit(host.lattice, overlay, type_, actor, caused_by)
+            if tick != self._ticks:
+                raise EditMisuse(
+                    f"the edit of {self._open} awaited something: compute first, then edit without "
+                    "awaiting; nothing was written"
+                )
+            if self.unusable:
+                raise ReplicaClosed(self.unusable)
+            for document in documents:
+                validate_document(document, overlay)
+            transaction = commit(host.lattice, overlay, *labels)
         finally:
+            self._open = ""
             overlay.close()
         if transaction is None:
             return
@@ -132,7 +150,7 @@ class Editor:
 class Edit(Generic[D]):
     """`with replica.edit(Task, "42") as task:` — one document, one transaction."""
 
-    __slots__ = ("_caused_by", "_cls", "_editor", "_host", "_id", "_labels", "_overlay", "_tick")
+    __slots__ = ("_cls", "_document", "_editor", "_host", "_id", "_labels", "_overlay", "_tick")
 
     def __init__(self, editor: Editor, cls: type[D], document: str, labels: Labels) -> None:
         self._editor = editor
@@ -147,10 +165,11 @@ class Edit(Generic[D]):
         try:
             self._host = editor.host(self._id)
             self._overlay = editor.overlay(self._host)
-            return self._cls.bind(self._overlay, self._id)
+            self._document = self._cls.bind(self._overlay, self._id)
         except BaseException:
             editor.abandon(self._overlay)
             raise
+        return self._document
 
     def __exit__(
         self,
@@ -162,10 +181,7 @@ class Edit(Generic[D]):
         if error is not None or overlay is None:
             self._editor.abandon(overlay)
             return
-        self._editor.end(self._tick, self._host, overlay, *self._labels)
-
-
-Labels = tuple[str, str, str]
+        self._editor.end(self._tick, self._host, overlay, self._labels, (self._document,))
 
 
 class TransactionEdit:
@@ -173,13 +189,14 @@ class TransactionEdit:
     transaction.
     """
 
-    __slots__ = ("_editor", "_first", "_host", "_labels", "_overlay", "_tick")
+    __slots__ = ("_documents", "_editor", "_first", "_host", "_labels", "_overlay", "_tick")
 
     def __init__(self, editor: Editor, labels: Labels) -> None:
         self._editor = editor
         self._labels = labels
         self._host: ShardHost | None = None
         self._overlay: Overlay | None = None
+        self._documents: dict[tuple[type[Document], str], Document] = {}
         self._first = ""
 
     def __enter__(self) -> TransactionEdit:
@@ -195,22 +212,29 @@ class TransactionEdit:
         if error is not None or self._overlay is None or self._host is None:
             self._editor.abandon(self._overlay)
             return
-        self._editor.end(self._tick, self._host, self._overlay, *self._labels)
+        self._editor.end(
+            self._tick, self._host, self._overlay, self._labels, self._documents.values()
+        )
 
     def edit(self, cls: type[D], name: str) -> D:
         """A document to write to in this transaction. Raises CrossShardTransaction."""
         document = document_id(cls, name)
-        return cls.bind(self._on(document), document)
+        return self._bind(cls, document)
 
     def create(self, cls: type[Document], name: str) -> bool:
         """As `Replica.create`, in this transaction."""
         document = document_id(cls, name)
-        return create_document(self._on(document), cls, document)
+        return create_document(self._bind(cls, document)._access, cls, document)
 
     def delete(self, cls: type[Document], name: str) -> bool:
         """As `Replica.delete`, in this transaction."""
         document = document_id(cls, name)
-        return delete_document(self._on(document), cls, document)
+        return delete_document(self._bind(cls, document)._access, cls, document)
+
+    def _bind(self, cls: type[D], document: str) -> D:
+        bound = cls.bind(self._on(document), document)
+        self._documents[cls, document] = bound
+        return bound
 
     def _on(self, document: str) -> Overlay:
         host = self._editor.host(document)

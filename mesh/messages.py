@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError
 from crdt.frontier import flat, from_flat
+from crdt.structure import pack, unpack
 from persistence.limits import MAX_SEQ, MAX_SHARDS, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_SESSIONS
 
 WIRE_OLDEST = 1

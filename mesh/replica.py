@@ -198,7 +198,7 @@ class Replica:
         `type` names the event (default "task.edited"), `actor` who did it (default: this replica's
         name), `caused_by` the event it answers. The body must not await; if it raises, nothing
         happened. Entering or leaving raises EditMisuse, Backpressure, ReplicaClosed,
-        TransactionTooLarge; nothing happened then.
+        TransactionTooLarge, and what the class's `validate` raises; nothing happened then.
         """
         labels = (
             check_label("type", type) if type else _event(cls, "edited"),
@@ -237,7 +237,8 @@ class Replica:
         """Delete what this replica sees of the document; False if there is nothing. Otherwise as
         `edit`.
 
-        What others write at the same time, without having seen the deletion, survives it.
+        What others write at the same time, without having seen the deletion, survives it, unless
+        the class is `on_delete="gone"` (see `Document`).
         """
         with self.edit(cls, name, type=_event(cls, "deleted"), actor=actor) as document:
             return delete_document(document._access, cls, document.id)

@@ -69,7 +69,9 @@ def changes_of(transaction: Transaction, session: int, mine: bool) -> list[Chang
     touched: dict[str, set[str]] = {}
     for operation in transaction.operations:
         if operation.payload is None and not operation.removals:
-            continue  # void: it touches nothing
+            if operation.generation:  # the document was deleted for good
+                touched.setdefault(operation.document, set()).add("")
+            continue  # or it is void, and touches nothing
         fields = touched.setdefault(operation.document, set())
         if operation.payload is not None:
             fields.add(field_name(operation.path))

@@ -25,9 +25,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from crdt.codec import pack
 from crdt.errors import InvalidId
 from crdt.ids import RANDOM_BITS
+from crdt.structure import pack
 from persistence.cache import BoundedCache
 from persistence.frame import (
     BadSignature,

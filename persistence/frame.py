@@ -29,8 +29,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError
+from crdt.structure import pack, unpack
 from persistence.base import FrameError
 from persistence.limits import (
     FRAME_VERSION,

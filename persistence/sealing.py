@@ -23,8 +23,8 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from crdt.codec import pack
 from crdt.errors import CallerError, InvalidValue
+from crdt.structure import pack
 from persistence.cache import BoundedCache
 from persistence.certificates import SessionInfo, SessionKey, Trust
 from persistence.frame import (

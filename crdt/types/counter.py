@@ -1,4 +1,12 @@
-"""Counter: a number everybody may add to at the same time without losing anyone's part."""
+"""Counter: a number everybody may add to at the same time without losing anyone's part.
+
+Rules. One running total per session; a change is a new total in the place of the session's last
+one, and the counter is the sum. Concurrent changes all count. Removed (with a Map's child, or the
+document) while a session changes it: that session's whole total comes back, not only the last
+change. After the PN-counter of Shapiro, Preguiça, Baquero, Zawirski: "A Comprehensive Study of
+Convergent and Commutative Replicated Data Types" (2011), in the causal form of Almeida, Shoker,
+Baquero: "Delta State Replicated Data Types" (2018).
+"""
 
 from typing import Any, ClassVar, overload
 
@@ -6,16 +14,12 @@ from crdt.access import Access
 from crdt.codec import decode_stored, encode
 from crdt.paths import TypeCode
 from crdt.types.expect import refuse
-from crdt.types.field import Child, Declaration, Handle
+from crdt.types.field import Child, Declaration, Handle, require_writable
 
 
-class Counter(Child[int]):
-    """A counter: reads as int, `+=` and `-=` add, assignment adds the difference to what is read.
-
-    State is one running total per session; each change is a new total that replaces the session's
-    last one, so concurrent changes add up. Removed (with a Map's child, or the document) at the
-    same time as a session changed it: that session's whole total comes back, not only the last
-    change.
+class Counter(Child[int, int]):
+    """A counter: reads as int, 0 until written; `+=` and `-=` add, assignment adds the difference
+    to what is read. A change of nothing writes nothing.
     """
 
     code: ClassVar[TypeCode] = TypeCode.COUNTER
@@ -48,13 +52,20 @@ class Counter(Child[int]):
         if type(value) is not int:
             refuse(self.label, "int", value)
         total = own = 0
-        for session, _, payload in access.entries(document, path):
+        shared = False
+        live = access.entries(document, path)
+        for session, _, payload in live:
             part: int = decode_stored(payload)
             total += part
             if session == access.session:
                 own += part
-        removal = access.removal(document, path, own=True)
+            else:
+                shared = True
         if value == total:
-            return
-        payload = encode(own + value - total)
-        access.write(document, path, payload, () if removal is None else (removal,))
+            require_writable(access)
+        elif not shared:
+            access.replace(document, path, encode(value), live)
+        else:
+            removal = access.removal(document, path, own=True)
+            payload = encode(own + value - total)
+            access.write(document, path, payload, () if removal is None else (removal,))

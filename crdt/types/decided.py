@@ -1,4 +1,12 @@
-"""Decided: an outcome of the coordinator, which an older outcome can never replace."""
+"""Decided: an outcome of the coordinator, which an older outcome can never replace.
+
+Rules. An entry [epoch, value]; a decision takes the place of those its writer had seen, of the same
+or an earlier epoch. The highest epoch is read; every receiver enforces that no assignment removes a
+higher one, and that nothing else removes any: the document is deleted whole, with on_delete="gone".
+Concurrent decisions: the one of the higher epoch is read; two of one epoch are a fault of the
+coordinator, then the greater (session, seq) is read and the other shown as a conflict. Epochs as
+the ballots of Lamport: "Paxos Made Simple" (2001), agreement itself being the coordinator's.
+"""
 
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -6,8 +14,8 @@ from crdt.access import Access
 from crdt.codec import decode_stamped, encode_stamped
 from crdt.errors import OutOfBounds
 from crdt.paths import TypeCode
-from crdt.types.expect import Expectation, expectation, refuse
-from crdt.types.field import Declaration, Editor, Field, Handle, ranked
+from crdt.types.expect import Expectation, expectation, printed, refuse
+from crdt.types.field import Declaration, Editor, Field, Handle, ranked, require_writable
 
 T = TypeVar("T")
 _MAX_EPOCH = 2**63 - 1
@@ -28,7 +36,7 @@ class DecidedEditor(Editor, Generic[T]):
         self._field = field
 
     def __repr__(self) -> str:
-        return f"<Decided {self.value!r} in epoch {self.epoch}>"
+        return f"<Decided {printed(self.value)} in epoch {self.epoch}>"
 
     @property
     def epoch(self) -> int:
@@ -90,8 +98,7 @@ class Decided(Field[DecidedEditor[T]]):
         """Write the decision unless one of its epoch or a later one is there; whether it was
         written.
         """
-        if not access.writable:
-            access.stamp()  # raises what a write raises, also where none would be needed
+        require_writable(access)
         if type(epoch) is not int:
             refuse(self.label, "an int as epoch", epoch)
         if not 1 <= epoch <= _MAX_EPOCH:

@@ -7,18 +7,35 @@ int may stand where a float is declared, and is stored as the int it is.
 """
 
 import collections.abc
+import reprlib
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 
 from crdt.errors import InvalidValue, SchemaError
 
 _SHOWN = 80
+_PRINTED = 400
 _SCALARS = (bool, int, str, bytes, datetime)
 _LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Iterable)
 _DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`Annotated[Register[int], Check(lambda value: 0 <= value <= 100, "0 to 100")]`: a rule for
+    every value, element or item written through this class; what `accepts` is false for is refused.
+
+    `text` says in an error what is allowed. `accepts` is called with values of the declared type
+    only; what it raises, the writer gets, and nothing was written. It is a rule for writers: what
+    peers with another version of the class wrote is read as it is.
+    """
+
+    accepts: Callable[[Any], bool]
+    text: str
 
 
 class Expectation(NamedTuple):
@@ -28,12 +45,30 @@ class Expectation(NamedTuple):
     accepts: Callable[[Any], bool]
 
 
+class _Shortened(reprlib.Repr):
+    """Python's own bounded repr, wide enough for the data of a document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxdict = 12
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.fillvalue = "…"
+
+
+_shortened = _Shortened().repr
+
+
 def printed(value: object) -> str:
-    """`repr(value)`, or its type where Python refuses that: an int of more than 4,300 digits."""
+    """A repr of bounded length, whatever the value: what is too long or too deep is cut with "…".
+
+    Also where Python refuses a repr: an int of more than 4,300 digits.
+    """
     try:
-        return repr(value)
+        shown = _shortened(value)
     except (ValueError, RecursionError):
         return f"<{type(value).__name__} that cannot be printed>"
+    return shown if len(shown) <= _PRINTED else shown[:_PRINTED] + "…"
 
 
 def refuse(label: str, expected: str, value: object) -> NoReturn:
@@ -49,8 +84,8 @@ def expectation(annotation: Any, label: str) -> Expectation:
 
     Known: None, bool, int, float, str, bytes, datetime, list[X], dict[str, X] (and the abstract
     Sequence and Mapping for them), unions, Literal, NewType, TypedDict (its keys are mypy's to
-    check), Any and object. Raises SchemaError for a type whose values would not come back as they
-    went in.
+    check), Any and object, each also as Annotated[…, Check(…)]. Raises SchemaError for a type whose
+    values would not come back as they went in.
     """
     while isinstance(annotation, typing.NewType):
         annotation = annotation.__supertype__
@@ -59,7 +94,7 @@ def expectation(annotation: Any, label: str) -> Expectation:
         return simple
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return expectation(arguments[0], label)
+        return _checked(expectation(arguments[0], label), arguments[1:], label)
     if origin in (typing.Union, types.UnionType):
         return _union([expectation(each, label) for each in arguments])
     if origin is typing.Literal:
@@ -71,6 +106,29 @@ def expectation(annotation: Any, label: str) -> Expectation:
     raise SchemaError(
         f"{label}: values of type {annotation!r} cannot be stored exactly; use None, bool, int, "
         "float, str, bytes, datetime, list[…], dict[str, …] or a union of them"
+    )
+
+
+def without_checks(annotation: Any) -> Any:
+    """The annotation as readers take it: with no Check anywhere inside."""
+    holder = types.SimpleNamespace(__annotations__={"value": annotation})
+    return typing.get_type_hints(holder)["value"]
+
+
+def _checked(inner: Expectation, metadata: tuple[Any, ...], label: str) -> Expectation:
+    """What `inner` expects, and what every Check among the metadata wants besides."""
+    for check in metadata:
+        if check is Check or (isinstance(check, Check) and not callable(check.accepts)):
+            raise SchemaError(f'{label}: write Check(lambda value: …, "what is allowed")')
+        if isinstance(check, Check):
+            inner = _both(inner, check)
+    return inner
+
+
+def _both(inner: Expectation, check: Check) -> Expectation:
+    fits, allows = inner.accepts, check.accepts
+    return Expectation(
+        f"{inner.text} ({check.text})", lambda value: fits(value) and bool(allows(value))
     )
 
 

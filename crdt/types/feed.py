@@ -1,4 +1,11 @@
-"""Feed: an append-only sequence in the order of the writers' clocks."""
+"""Feed: an append-only sequence in the order of the writers' clocks.
+
+Rules. An entry [stamp, value] per item, in the order of (stamp, session, seq). Items are removed
+only with what is around them, or by Keep. Concurrent appends: both are there, the one with the
+earlier stamp first, so an item can turn up before one already read. Appended while the feed is
+removed: the item stays. An append-only log in the causal form of Almeida, Shoker, Baquero: "Delta
+State Replicated Data Types" (2018), ordered by hybrid logical clocks (Kulkarni et al., 2014).
+"""
 
 import collections.abc
 from collections.abc import Iterable, Iterator
@@ -9,7 +16,7 @@ from crdt.codec import decode_stamped, encode_stamped
 from crdt.errors import SchemaError
 from crdt.operation import Removal
 from crdt.paths import TypeCode
-from crdt.types.expect import Expectation, expectation, refuse
+from crdt.types.expect import Expectation, expectation, printed, refuse
 from crdt.types.field import Child, Declaration, Editor, Handle, ranked
 from crdt.types.rules import PRESENCE
 
@@ -31,7 +38,7 @@ class FeedEditor(Editor, collections.abc.Sequence[T]):
         self._field = field
 
     def __repr__(self) -> str:
-        return repr(self._items())
+        return printed(self._items())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, FeedEditor | list | tuple):
@@ -78,7 +85,7 @@ def _items(access: Access, document: str, path: bytes) -> tuple[Entry, ...]:
     return entries
 
 
-class Feed(Child[FeedEditor[T]]):
+class Feed(Child[FeedEditor[T], FeedEditor[T]]):
     """An append-only feed of storable values; `document.log` gives its FeedEditor.
 
     `Annotated[Feed[str], Keep(100)]`: each append removes what lies before the newest 100 items it

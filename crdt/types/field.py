@@ -16,6 +16,7 @@ from crdt.errors import SchemaError
 from crdt.paths import TypeCode
 
 V_co = TypeVar("V_co", covariant=True)
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,24 @@ class DisableWins:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveWins:
+    """`Annotated[Set[str], RemoveWins()]`: of a concurrent add and removal of an element, the
+    removal counts. The set remembers up to `markers` removed elements.
+    """
+
+    markers: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """`Annotated[BoundedCounter, AtLeast(10)]`: the bound a BoundedCounter starts at and never
+    goes below.
+    """
+
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """`Annotated[Feed[str], Keep(100)]`: appending removes what lies before the newest `count`
     items.
@@ -51,21 +70,57 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Convert:
+    """`Annotated[Register[int], Convert(str, int)]`: values that older versions of the class stored
+    as `stored` are read through `function`, which must give a value of the declared type.
+
+    Nothing is written: what is stored changes with the next write. A value of the declared type is
+    read as it is; one that is of neither type, or that `function` refuses, makes the read raise a
+    SchemaError. `function` must depend on nothing but the value, so that every replica reads alike.
+    """
+
+    stored: Any
+    function: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Formerly:
+    """`Annotated[Register[list[str]], Formerly(Set[str], "labels", list)]`: while nothing is
+    written in this Register, it reads `function` of what the field `field`, stored under the name
+    `name`, holds in plain data; where nothing is written there either, its Default or None.
+
+    Nothing is written, and the former field stays what it is for peers that still use it: what they
+    write there after this field's first write is not seen here. `function` must depend on nothing
+    but its argument, and give a value of the declared type (the read raises SchemaError else).
+    """
+
+    field: Any
+    name: str
+    function: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a declaration's `Annotated` said, by kind; None where it said nothing."""
 
     wire: Wire | None = None
     default: Default | None = None
     disable_wins: DisableWins | None = None
+    remove_wins: RemoveWins | None = None
+    at_least: AtLeast | None = None
     keep: Keep | None = None
+    convert: Convert | None = None
+    formerly: Formerly | None = None
 
     @staticmethod
     def collect(metadata: Iterable[object], label: str) -> "Options":
         """Sort out the metadata of an Annotated; other libraries' metadata is left alone."""
         found: dict[str, object] = {}
         for each in metadata:
-            if each is DisableWins:
-                each = DisableWins()
+            if each is DisableWins or each is RemoveWins:
+                each = each()
+            if isinstance(each, type) and each in _KINDS:
+                raise SchemaError(f"{label}: {each.__name__} takes arguments: {each.__name__}(…)")
             name = _KINDS.get(type(each))
             if name is None:
                 continue
@@ -79,7 +134,11 @@ _KINDS: dict[type, str] = {
     Wire: "wire",
     Default: "default",
     DisableWins: "disable_wins",
+    RemoveWins: "remove_wins",
+    AtLeast: "at_least",
     Keep: "keep",
+    Convert: "convert",
+    Formerly: "formerly",
 }
 
 
@@ -117,12 +176,14 @@ class Handle:
 class Field(ABC, Generic[V_co]):
     """A declared field; V_co is what reading it gives in a Map (an editor, or the value itself).
 
-    `path` is set when the class is made; `label` is what errors call the field ("Task.title").
+    `path` is set when the class is made; `former_path` is that of the field read in its place while
+    nothing is written, if it has one; `label` is what errors call the field ("Task.title").
     """
 
     code: ClassVar[TypeCode]
     cure: ClassVar[str] = ""
     path: bytes = b""
+    former_path: bytes = b""
     label: str
 
     def __init__(self, label: str) -> None:
@@ -160,8 +221,8 @@ class Field(ABC, Generic[V_co]):
             raise SchemaError(f"{self.label} cannot be assigned; {self.cure}")
 
 
-class Child(Field[V_co]):
-    """A field type that may also stand under a Map.
+class Child(Field[V_co], Generic[V_co, W]):
+    """A field type that may also stand under a Map; W is what assigning it takes.
 
     `implicit`: reading it where nothing was written gives an empty value instead of KeyError.
     """
@@ -180,6 +241,19 @@ class Editor:
         self._access = access
         self._document = document
         self._path = path
+
+
+def require_writable(access: Access) -> None:
+    """Raise what a write raises, also where none turns out to be needed."""
+    if not access.writable:
+        access.stamp()
+
+
+def clear(access: Access, document: str, path: bytes) -> None:
+    """Remove what is live at exactly this path; what others write at the same time stays."""
+    removal = access.removal(document, path)
+    if removal is not None:
+        access.write(document, path, None, (removal,))
 
 
 def ranked(entries: Iterable[Entry]) -> list[tuple[int, int, int, Any]]:

@@ -1,4 +1,10 @@
-"""Flag: yes or no, with a declared answer for concurrent writes of both."""
+"""Flag: yes or no, with a declared answer for concurrent writes of both.
+
+Rules. A marker, ENABLED or DISABLED, per write; a write takes the place of all markers its writer
+had seen. Concurrent writes: if they differ, the declared side is read, by default ENABLED. A
+concurrent write survives a deletion. The enable-wins and disable-wins flags of Baquero, Almeida,
+Cunha, Ferreira: "Composition in State-based Replicated Data Types" (2017).
+"""
 
 from typing import Any, ClassVar, overload
 
@@ -9,7 +15,7 @@ from crdt.types.field import Child, Declaration, Handle
 from crdt.types.rules import DISABLED, ENABLED
 
 
-class Flag(Child[bool]):
+class Flag(Child[bool, bool]):
     """A boolean: reads False until written. Enable wins over a concurrent disable.
 
     `Annotated[Flag, DisableWins()]` turns that round. Every write is a new assertion, also of the
@@ -41,9 +47,9 @@ class Flag(Child[bool]):
         self.assign(instance._access, instance._id, self.path, value)
 
     def view(self, access: Access, document: str, path: bytes) -> bool:
-        markers = {payload for _, _, payload in access.entries(document, path)}
-        if len(markers) > 1:
-            return self._winner is ENABLED
+        markers = [payload for _, _, payload in access.entries(document, path)]
+        if self._winner in markers:
+            return self._winner == ENABLED
         return ENABLED in markers
 
     def plain(self, access: Access, document: str, path: bytes) -> bool:

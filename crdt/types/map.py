@@ -1,20 +1,31 @@
-"""Map: keys with children of one declared type; children created at the same time merge."""
+"""Map: keys with children of one declared type; children created at the same time merge.
+
+Rules. A child's entries lie under the path of its key, which says their type; a key is present
+while anything does, a presence marker for an empty child included. Removing a key removes all that
+its remover had seen there, at any depth. Concurrent writes under one key merge as the child's type
+says; what is written under a key while it is removed stays, and the key with it. The
+observed-remove map of Almeida, Shoker, Baquero: "Delta State Replicated Data Types" (2018), nested
+as in Kleppmann, Beresford: "A Conflict-Free Replicated JSON Datatype" (2017).
+"""
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from crdt.access import Access
-from crdt.codec import decode_stored, piece_end
+from crdt.codec import decode_stored
 from crdt.errors import SchemaError
 from crdt.paths import TypeCode, child_path
-from crdt.types.expect import refuse
+from crdt.structure import piece_end
+from crdt.types.expect import printed, refuse
 from crdt.types.field import Child, Declaration, Editor, Handle
 from crdt.types.register import Register
 from crdt.types.rules import PRESENCE
+from crdt.types.set import Set
 
 K = TypeVar("K")
 V = TypeVar("V")
-C = TypeVar("C", bound=Child[Any], covariant=True)
+W = TypeVar("W")
+C = TypeVar("C", bound=Child[Any, Any], covariant=True)
 
 _KEY_TYPES = (str, int, bytes)
 _CONTAINERS = frozenset({TypeCode.SET, TypeCode.MAP, TypeCode.FEED})
@@ -23,9 +34,10 @@ _CONTAINERS = frozenset({TypeCode.SET, TypeCode.MAP, TypeCode.FEED})
 class MapEditor(Editor, Generic[K, C]):
     """The children of one Map field, live; used like a dict.
 
-    `editor[key]` gives what the child's type reads as: the value of a Register (KeyError if there
-    is none), the number of a Counter (0), a Flag (False), or the editor of a Set, Feed or Map,
-    which creates the child with the first thing written to it. A key is present while anything
+    `editor[key]` gives what the child's type reads as: the value of a Register, Maximum or Minimum
+    (KeyError if there is none), the number of a Counter (0), a Flag (False), the values of a
+    MultiValue (none), or the editor of a Set, Feed or Map, which creates the child with the first
+    thing written to it. A key is present while anything
     lives under it. `del` removes all that this replica has seen there; what others write at the
     same time stays. Iteration is in the order of the keys' canonical encoding, over the keys
     present when it began.
@@ -38,7 +50,7 @@ class MapEditor(Editor, Generic[K, C]):
         self._field = field
 
     def __repr__(self) -> str:
-        return repr(self._field.plain(self._access, self._document, self._path))
+        return printed(self._field.plain(self._access, self._document, self._path))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, MapEditor | Mapping):
@@ -47,14 +59,14 @@ class MapEditor(Editor, Generic[K, C]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __getitem__(self: "MapEditor[K, Child[V]]", key: K) -> V:
+    def __getitem__(self: "MapEditor[K, Child[V, Any]]", key: K) -> V:
         child, path = self._child(key)
         if not child.implicit and not self._access.entries(self._document, path):
             raise KeyError(key)
         value: V = child.view(self._access, self._document, path)
         return value
 
-    def __setitem__(self: "MapEditor[K, Child[V]]", key: K, value: V) -> None:
+    def __setitem__(self: "MapEditor[K, Child[Any, W]]", key: K, value: W) -> None:
         child, path = self._child(key)
         child.assign(self._access, self._document, path, value)
 
@@ -75,24 +87,24 @@ class MapEditor(Editor, Generic[K, C]):
         """The keys present now, as a copy."""
         return dict.fromkeys(self._keys()).keys()
 
-    def values(self: "MapEditor[K, Child[V]]") -> ValuesView[V]:
+    def values(self: "MapEditor[K, Child[V, Any]]") -> ValuesView[V]:
         """What each present key reads as, in the order of keys."""
         return self._present_items().values()
 
-    def items(self: "MapEditor[K, Child[V]]") -> ItemsView[K, V]:
+    def items(self: "MapEditor[K, Child[V, Any]]") -> ItemsView[K, V]:
         """Present keys with what they read as."""
         return self._present_items().items()
 
     @overload
-    def get(self: "MapEditor[K, Child[V]]", key: K) -> V | None: ...
+    def get(self: "MapEditor[K, Child[V, Any]]", key: K) -> V | None: ...
     @overload
-    def get(self: "MapEditor[K, Child[V]]", key: K, default: V) -> V: ...
-    def get(self: "MapEditor[K, Child[V]]", key: K, default: V | None = None) -> V | None:
+    def get(self: "MapEditor[K, Child[V, Any]]", key: K, default: V) -> V: ...
+    def get(self: "MapEditor[K, Child[V, Any]]", key: K, default: V | None = None) -> V | None:
         """What `key` reads as if it is present, else `default`."""
         return self[key] if self._present(key) else default
 
     def update(
-        self: "MapEditor[K, Child[V]]", values: Mapping[K, V] | Iterable[tuple[K, V]]
+        self: "MapEditor[K, Child[Any, W]]", values: Mapping[K, W] | Iterable[tuple[K, W]]
     ) -> None:
         """Assign every pair, as `editor[key] = value` does."""
         for key, value in list(values.items() if isinstance(values, Mapping) else values):
@@ -148,23 +160,24 @@ class MapEditor(Editor, Generic[K, C]):
     def _keys(self) -> list[K]:
         return [key for key, _ in self._field.children(self._access, self._document, self._path)]
 
-    def _present_items(self: "MapEditor[K, Child[V]]") -> dict[K, V]:
+    def _present_items(self: "MapEditor[K, Child[V, Any]]") -> dict[K, V]:
         access, document, child = self._access, self._document, self._field.child
         found = self._field.children(access, document, self._path)
         return {key: child.view(access, document, path) for key, path in found}
 
 
-class Map(Child[MapEditor[K, C]]):
+class Map(Child[MapEditor[K, C], MapEditor[K, C]]):
     """An observed-remove map; `document.findings` gives its MapEditor.
 
-    Keys are str, int or bytes; children Register, Counter, Flag, Set, Feed or Map. Text cannot
-    stand here: its history would have to survive its removal.
+    Keys are str, int or bytes; children Register, MultiValue, Maximum, Minimum, Counter, Flag, Set,
+    Feed or Map. What must survive its removal (the history of a Text, the rows of a BoundedCounter,
+    the markers of a remove-wins Set) cannot stand here.
     """
 
     code: ClassVar[TypeCode] = TypeCode.MAP
     cure = "assign its keys one by one, or use .update(…) and .clear()"
 
-    def __init__(self, label: str, key_type: type, child: Child[Any]) -> None:
+    def __init__(self, label: str, key_type: type, child: Child[Any, Any]) -> None:
         super().__init__(label)
         self.key_type = key_type
         self.child = child
@@ -180,7 +193,13 @@ class Map(Child[MapEditor[K, C]]):
         if not isinstance(child, Child):
             raise SchemaError(
                 f"{declaration.label}: a {type(child).__name__} cannot stand under a Map, declare "
-                "it as a field of the document; Map takes Register, Counter, Flag, Set, Feed, Map"
+                "it as a field of the document; Map takes Register, MultiValue, Maximum, Minimum, "
+                "Counter, Flag, Set, Feed, Map"
+            )
+        if isinstance(child, Set) and child.markers is not None:
+            raise SchemaError(
+                f"{declaration.label}: a remove-wins Set cannot stand under a Map, which would "
+                "remove its markers; declare it as a field of the document, or leave RemoveWins out"
             )
         return Map(declaration.label, key_type, child)
 

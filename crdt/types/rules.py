@@ -6,20 +6,25 @@ which uses up its seq and does nothing. Readers can therefore trust what they fi
 
     REGISTER, MULTIVALUE, FEED   [stamp, value]
     COUNTER                      int, the session's running total
+    MAXIMUM, MINIMUM             the value: a number (no NaN), datetime, str or bytes
+    BOUNDED, at a document root  [granted, spent, [session, given …], [session, taken over …]]
     FLAG                         ENABLED or DISABLED
     SET, at an element           PRESENT or ABSENT (a remove-wins set's marker)
     SET, MAP, FEED in a map      PRESENCE: the child exists though nothing lies in it
     DECIDED                      [epoch, value]
-    TEXT                         a yrs update, only bounded here: its own parser proves it
+    TEXT, SEQUENCE               a yrs update, only bounded here: its own parser proves it
 """
 
 from __future__ import annotations
 
+import datetime
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 from crdt.codec import decode
 from crdt.errors import CodecError
+from crdt.ids import MAX_SESSION
 from crdt.limits import MAX_DEPTH, MAX_EPOCH, MAX_PAYLOAD_BYTES, MAX_STAMP, MAX_TEXT_UPDATE_BYTES
 from crdt.paths import TypeCode, parse_path
 
@@ -30,6 +35,7 @@ ABSENT: Final = b"\xc2"
 PRESENCE: Final = b"\xc3"
 
 _MARKERS: Final = frozenset({ENABLED, DISABLED})
+_ORDERED: Final = frozenset({int, float, datetime.datetime, str, bytes})
 _SHORT_STAMP: Final = b"\x00\x00\x00\x00"
 
 PayloadRule = Callable[[bytes], bool]
@@ -67,6 +73,42 @@ def counter(payload: bytes) -> bool:
     return type(_decoded(payload)) is int
 
 
+def extremum(payload: bytes) -> bool:
+    """A value of one of the types that have an order; NaN has none."""
+    value = _decoded(payload)
+    return type(value) in _ORDERED and value == value
+
+
+def bounded(payload: bytes) -> bool:
+    """[granted, spent, [session, given …], [session, taken over …]]: ints from 0 up, the sessions
+    of each list ascending.
+    """
+    if payload[:1] != b"\x94":
+        return False
+    row = _decoded(payload)
+    if row is None:
+        return False
+    granted, spent, given, taken = row
+    return _amount(granted) and _amount(spent) and _amounts(given) and _amounts(taken)
+
+
+def _amounts(listed: Any) -> bool:
+    if type(listed) is not list or len(listed) % 2:
+        return False
+    previous = -1
+    for session, amount in zip(listed[::2], listed[1::2], strict=True):
+        if type(session) is not int or not previous < session <= MAX_SESSION:
+            return False
+        if not _amount(amount):
+            return False
+        previous = session
+    return True
+
+
+def _amount(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 def flag(payload: bytes) -> bool:
     """ENABLED or DISABLED."""
     return payload in _MARKERS
@@ -87,8 +129,8 @@ def child_feed(payload: bytes) -> bool:
     return payload == PRESENCE or stamped(payload)
 
 
-def text(payload: bytes) -> bool:
-    """Not empty and not too large; whether it is a yrs update is for the text's parser to say."""
+def update(payload: bytes) -> bool:
+    """Not empty and not too large; whether it is a yrs update is for its own parser to say."""
     return 0 < len(payload) <= MAX_TEXT_UPDATE_BYTES
 
 
@@ -109,17 +151,22 @@ _RULES: Final[dict[TypeCode, PayloadRule]] = {
     TypeCode.REGISTER: stamped,
     TypeCode.MULTIVALUE: stamped,
     TypeCode.COUNTER: counter,
+    TypeCode.MAXIMUM: extremum,
+    TypeCode.MINIMUM: extremum,
+    TypeCode.BOUNDED: bounded,
     TypeCode.FLAG: flag,
     TypeCode.SET: element,
     TypeCode.FEED: stamped,
     TypeCode.DECIDED: decided,
-    TypeCode.TEXT: text,
+    TypeCode.TEXT: update,
+    TypeCode.SEQUENCE: update,
 }
 
 
+@functools.lru_cache(maxsize=16_384)
 def path_rule(path: bytes) -> PayloadRule:
     """The rule for what may be assigned at exactly this path. Raises CodecError if it is no path
-    at all.
+    at all. Cached, bounded.
     """
     parsed = parse_path(path)
     code = parsed.code

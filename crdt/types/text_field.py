@@ -3,11 +3,13 @@
 from typing import ClassVar, overload
 
 from crdt.access import Access
-from crdt.errors import OutOfBounds
+from crdt.errors import InvalidValue, OutOfBounds
 from crdt.paths import TypeCode
-from crdt.types.expect import refuse
+from crdt.types.cursor import Cursor
+from crdt.types.expect import printed, refuse
 from crdt.types.field import Declaration, Editor, Field, Handle
-from crdt.types.text import Delete, Insert
+from crdt.types.formats import Spans, checked_attributes
+from crdt.types.text import Delete, Insert, SetFormat
 
 
 class TextEditor(Editor):
@@ -15,6 +17,7 @@ class TextEditor(Editor):
 
     Edits are positions in what this replica sees; where others edit at the same time, each edit
     stays with the characters it was made next to. Positions outside the text raise OutOfBounds.
+    Formats are no part of the str; `spans` shows them.
     """
 
     __slots__ = ("_field",)
@@ -27,13 +30,13 @@ class TextEditor(Editor):
         return self._access.text(self._document, self._path)
 
     def __repr__(self) -> str:
-        return f"Text({str(self)!r})"
+        return f"Text({printed(str(self))})"
 
     def __len__(self) -> int:
-        return len(str(self))
+        return self._access.text_length(self._document, self._path)
 
     def __bool__(self) -> bool:
-        return bool(str(self))
+        return len(self) > 0
 
     def __getitem__(self, index: int | slice) -> str:
         return str(self)[index]
@@ -54,12 +57,12 @@ class TextEditor(Editor):
 
     def append(self, text: str) -> None:
         """Insert at the end."""
-        self.insert(len(self), text)
+        self._check_text(text)
+        self._access.edit_text(self._document, self._path, Insert(len(self), text))
 
     def insert(self, index: int, text: str) -> None:
         """Insert before the character at `index`; `len(…)` is the end."""
-        if type(text) is not str:
-            refuse(self._field.label, "str", text)
+        self._check_text(text)
         self._check(index, 0)
         self._access.edit_text(self._document, self._path, Insert(index, text))
 
@@ -70,14 +73,62 @@ class TextEditor(Editor):
 
     def replace(self, index: int, length: int, text: str) -> None:
         """Put `text` in place of the `length` characters from `index` on."""
-        if type(text) is not str:
-            refuse(self._field.label, "str", text)
+        self._check_text(text)
         self.delete(index, length)
         self.insert(index, text)
 
     def clear(self) -> None:
         """Delete all the characters visible here; what others insert at the same time stays."""
         self.delete(0, len(self))
+
+    def format(self, start: int, stop: int, /, **attributes: str | int | bool | None) -> None:
+        """Give the characters from `start` up to `stop` these attributes; None takes one away.
+
+        Text inserted at the end of a stretch takes its attributes on, at its beginning it does not.
+        Of concurrent formats of the same characters one wins, everywhere the same, attribute by
+        attribute. Raises InvalidValue for a value that is no bool, str or int below 2**53 in size.
+        """
+        self._check(start, 0)
+        self._check(stop, 0)
+        if stop < start:
+            raise OutOfBounds(f"{self._field.label}: a stretch from {start} back to {stop}")
+        found = checked_attributes(self._field.label, attributes)
+        edit = SetFormat(start, stop - start, found)
+        self._access.edit_text(self._document, self._path, edit)
+
+    def spans(self) -> Spans:
+        """The text in stretches of equal attributes, as (text, {attribute: value}): together the
+        whole text, no two neighbours alike.
+        """
+        return self._access.spans(self._document, self._path)
+
+    def cursor(self, index: int, before: bool = False) -> Cursor:
+        """The place in front of the character at `index` (the length: the end), kept: it stays in
+        front of that character, or with `before` behind the one before it, whatever is edited
+        around; if that one is deleted, where it was. Raises EditMisuse after an edit of this
+        transaction: what is not committed has no lasting place yet.
+        """
+        self._check(index, 0)
+        return self._access.cursor(self._document, self._path, index, before)
+
+    def position(self, cursor: Cursor) -> int:
+        """The index a cursor's place has now. Raises InvalidValue for another field's cursor."""
+        if type(cursor) is not Cursor:
+            refuse(self._field.label, "a Cursor", cursor)
+        return self._access.position(self._document, self._path, cursor)
+
+    def _check_text(self, text: object) -> None:
+        """Before anything is recorded, so that a replacement is not left half done."""
+        if type(text) is not str:
+            refuse(self._field.label, "str", text)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidValue(
+                    f"{self._field.label}: the str has a lone surrogate at {error.start}, which no "
+                    "text takes (lone surrogates are not Unicode)"
+                ) from None
 
     def _check(self, index: int, length: int) -> None:
         if type(index) is not int or type(length) is not int:

@@ -1,4 +1,4 @@
-"""The yrs/Yjs v1 update format, read strictly: what a Text may be told, and nothing else.
+"""The yrs/Yjs v1 update format, read strictly: what a Text or Sequence may be told, nothing else.
 
 pycrdt must never see bytes a stranger chose: malformed ones crash, hang or poison the process (a
 Rust panic at best), and well-formed ones may write under another's client id or wait for ever for
@@ -13,24 +13,30 @@ The format, all numbers unsigned LEB128 (lib0 "varUint"), here in their shortest
     item     = info byte, [origin], [right origin], [1, root name], content
     info     = 0x80 origin follows | 0x40 right origin follows | kind of content
                (the root is named only if neither origin follows)
-    content  = kind 1: length of something already deleted | kind 4: byte length, UTF-8 text
+    content  = kind 1: length of something already deleted
+             | kind 4: text | kind 6: text (a key), text (JSON)      in a Text
+             | kind 8: number of slots, (116, byte length, bytes)*   in a Sequence
+    text     = byte length, UTF-8
     origin   = client, clock
     deletion = client, number of ranges, (clock, length)*
 
-Ids are (client, clock); one clock is one UTF-16 unit, so a character above U+FFFF takes two.
+Ids are (client, clock); one clock is one UTF-16 unit of text (a character above U+FFFF takes two),
+one format or one slot.
 """
 
 from typing import NamedTuple
 
 from crdt.errors import CodecError
 from crdt.limits import MAX_TEXT_UPDATE_BYTES
+from crdt.types.formats import check_format
+from crdt.types.slots import Slot, parse_slot
 
 ROOT = "t"
 MAX_SESSION = 2**53 - 1
 MAX_CLOCK = 2**31 - 1
 """Clocks are 32 bits in yrs; it misbehaves near the end of them."""
 MAX_UPDATE_UNITS = 1 << 20
-"""UTF-16 units one operation may add."""
+"""Clocks one operation may take: UTF-16 units, formats, slots."""
 MAX_UPDATE_ITEMS = 1 << 12
 """Items one operation may add. yrs looks at all that lies between an item's neighbours; a dishonest
 author can make that everything, for every item (4,096 items in a text of as many: a second)."""
@@ -40,25 +46,45 @@ what writers allow themselves (`crdt.types.text.MAX_TEXT_BYTES`): operations are
 what is already there, so a text may grow beyond that, and must still load."""
 EMPTY_UPDATE = b"\x00\x00"
 
-_ORIGIN, _RIGHT_ORIGIN, _KIND_DELETED, _KIND_TEXT = 0x80, 0x40, 1, 4
+_ORIGIN, _RIGHT_ORIGIN = 0x80, 0x40
+_KIND_DELETED, _KIND_TEXT, _KIND_FORMAT, _KIND_SLOTS = 1, 4, 6, 8
+_TAG_BYTES = 116
 _ROOT_BYTES = ROOT.encode()
-_FLAGS = frozenset(
-    origins | kind
-    for origins in (0, _ORIGIN, _RIGHT_ORIGIN, _ORIGIN | _RIGHT_ORIGIN)
-    for kind in (_KIND_DELETED, _KIND_TEXT)
-)
+
+
+def _infos(*kinds: int) -> frozenset[int]:
+    origins = (0, _ORIGIN, _RIGHT_ORIGIN, _ORIGIN | _RIGHT_ORIGIN)
+    return frozenset(each | kind for each in origins for kind in kinds)
+
+
+TEXT = _infos(_KIND_DELETED, _KIND_TEXT, _KIND_FORMAT)
+"""The info bytes of the items that a Text may have."""
+SEQUENCE = _infos(_KIND_DELETED, _KIND_SLOTS)
+"""The info bytes of the items that a Sequence may have."""
 
 Id = tuple[int, int]
 
 
+class Format(NamedTuple):
+    """From here on `key` has this value, in JSON; null ends it."""
+
+    key: str
+    value: str
+
+
 class Item(NamedTuple):
-    """A run of text that was inserted together; `text` is None if it is already deleted again."""
+    """What was inserted together; `content` is None if it is already deleted again."""
 
     clock: int
-    length: int  # in UTF-16 units
+    length: int  # in clocks
     origin: Id | None
     right_origin: Id | None
-    text: str | None
+    content: str | Format | tuple[Slot, ...] | None
+
+    @property
+    def text(self) -> str:
+        """Its text; "" if it has none."""
+        return self.content if isinstance(self.content, str) else ""
 
 
 class Section(NamedTuple):
@@ -88,11 +114,12 @@ class ParsedUpdate(NamedTuple):
 class Reader:
     """A position in bytes. Reading past the end raises IndexError: its users translate that."""
 
-    __slots__ = ("data", "position")
+    __slots__ = ("data", "infos", "position")
 
-    def __init__(self, data: bytes, position: int = 0) -> None:
+    def __init__(self, data: bytes, position: int = 0, infos: frozenset[int] = frozenset()) -> None:
         self.data = data
         self.position = position
+        self.infos = infos
 
     def number(self, most: int) -> int:
         position = self.position
@@ -112,29 +139,38 @@ class Reader:
         self.position = position
         return value
 
-    def text(self) -> str:
+    def blob(self) -> bytes:
         size = self.number(len(self.data))
         start = self.position
         self.position = end = start + size
         if end > len(self.data):
-            raise CodecError(f"text at byte {start} is cut off")
+            raise CodecError(f"what begins at byte {start} is cut off")
+        return self.data[start:end]
+
+    def text(self) -> str:
+        start = self.position
         try:
-            return self.data[start:end].decode()
+            return self.blob().decode()
         except UnicodeDecodeError as error:
             raise CodecError(f"text at byte {start} is not UTF-8: {error.reason}") from None
 
 
 def parse_update(
-    data: bytes, most_bytes: int = MAX_TEXT_UPDATE_BYTES, *, trailer: bool = False
+    data: bytes,
+    infos: frozenset[int],
+    most_bytes: int = MAX_TEXT_UPDATE_BYTES,
+    *,
+    trailer: bool = False,
 ) -> ParsedUpdate:
     """The update these bytes hold. Time and memory are linear in their size.
 
-    With `trailer` something may follow the update, from `.end` on. Raises CodecError for anything
-    that is not exactly one update of text in the one root, in the only form this product writes.
+    `infos` (TEXT or SEQUENCE) says what it may hold. With `trailer` something may follow the
+    update, from `.end` on. Raises CodecError for anything that is not exactly one update in the one
+    root, in the only form this product writes.
     """
     if len(data) > most_bytes:
         raise CodecError(f"update of {len(data)} bytes, above {most_bytes}")
-    reader = Reader(data)
+    reader = Reader(data, infos=infos)
     try:
         update = _update(reader)
     except IndexError:
@@ -197,8 +233,8 @@ def _item(reader: Reader, clock: int) -> Item:
     start = reader.position
     info = reader.data[start]
     reader.position = start + 1
-    if info not in _FLAGS:
-        raise CodecError(f"item at byte {start} has info {info:#04x}: not plain text")
+    if info not in reader.infos:
+        raise CodecError(f"item at byte {start} has info {info:#04x}: not allowed here")
     origin = (number(MAX_SESSION), number(MAX_CLOCK)) if info & _ORIGIN else None
     right = (number(MAX_SESSION), number(MAX_CLOCK)) if info & _RIGHT_ORIGIN else None
     if origin is None and right is None:
@@ -208,21 +244,35 @@ def _item(reader: Reader, clock: int) -> Item:
             raise CodecError(f"item at byte {start} is not in the root {ROOT!r}")
     elif origin == right:
         raise CodecError(f"item at byte {start} has {origin} on both sides")
-    if info & 0x1F == _KIND_DELETED:
-        length = number(MAX_CLOCK)
-        text = None
-    else:
-        text = reader.text()
-        length = len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+    length, content = _content(reader, info & 0x1F)
     if length == 0:
         raise CodecError(f"item at byte {start} is empty")
-    return Item(clock, length, origin, right, text)
+    return Item(clock, length, origin, right, content)
+
+
+def _content(reader: Reader, kind: int) -> tuple[int, str | Format | tuple[Slot, ...] | None]:
+    """How many clocks the content of an item takes, and what it is."""
+    if kind == _KIND_DELETED:
+        return reader.number(MAX_CLOCK), None
+    if kind == _KIND_TEXT:
+        text = reader.text()
+        return (len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2), text
+    if kind == _KIND_FORMAT:
+        found = Format(reader.text(), reader.text())
+        check_format(*found)
+        return 1, found
+    slots = []
+    for _ in range(reader.number(len(reader.data))):
+        if reader.number(_TAG_BYTES) != _TAG_BYTES:
+            raise CodecError(f"a slot at byte {reader.position} that is not bytes")
+        slots.append(parse_slot(reader.blob()))
+    return len(slots), tuple(slots)
 
 
 def halves_of(item: Item) -> list[int]:
     """The clocks of an item's text that are the second unit of a character above U+FFFF."""
     text = item.text
-    if text is None or len(text) == item.length:
+    if not text or len(text) == item.length:
         return []
     halves = []
     clock = item.clock

@@ -16,7 +16,7 @@ but the place where its text appears, or whether it does, may differ between rep
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from crdt.types.yrs import (
     MAX_UPDATE_ITEMS,
     MAX_UPDATE_UNITS,
     Deletion,
+    Format,
     Id,
     Item,
     ParsedUpdate,
@@ -46,6 +47,7 @@ class Facts(NamedTuple):
     halves: Set[int]
     text: str  # all text it inserts, run together
     deletes: bool
+    formats: bool = False
 
 
 class Known:
@@ -56,6 +58,13 @@ class Known:
     def __init__(self) -> None:
         self.clocks: dict[int, int] = {}
         self.halves: dict[int, set[int]] = {}
+
+    def copy(self) -> "Known":
+        """The same, to be changed without this one."""
+        other = Known()
+        other.clocks = dict(self.clocks)
+        other.halves = {client: set(clocks) for client, clocks in self.halves.items()}
+        return other
 
     def add(self, session: int, facts: Facts) -> None:
         """Takes over what an applied operation added."""
@@ -78,6 +87,7 @@ def check_operation(update: ParsedUpdate, session: int, known: Known) -> Facts:
     first = clock = known.clocks.get(session, 0)
     halves: Set[int] = _NONE
     text = ""
+    formats = False
     if update.sections:
         section = update.sections[0]
         if len(update.sections) > 1 or section.client != session:
@@ -91,10 +101,11 @@ def check_operation(update: ParsedUpdate, session: int, known: Known) -> Facts:
         if clock - first > MAX_UPDATE_UNITS:
             raise CodecError(f"operation adds {clock - first} units, above {MAX_UPDATE_UNITS}")
         items = section.items
-        text = (items[0].text or "") if len(items) == 1 else "".join(i.text or "" for i in items)
+        text = items[0].text if len(items) == 1 else "".join(item.text for item in items)
+        formats = any(isinstance(item.content, Format) for item in items)
     if update.deletions:
         _check_deletions(update.deletions, session, clock, halves, known)
-    return Facts(clock, halves, text, bool(update.deletions))
+    return Facts(clock, halves, text, bool(update.deletions), formats)
 
 
 def _check_items(section: Section, known: Known) -> tuple[int, set[int]]:
@@ -134,24 +145,26 @@ def _check_deletions(
                 raise CodecError(f"deleted {client}:{start}..{end} parts a character")
 
 
-def encode_halves(halves: dict[int, set[int]]) -> bytes:
-    """The table behind the update: number of clients, then for each the client, how many, the
-    first clock, and the differences between one and the next."""
+def numbers(*each: int) -> bytes:
+    """Numbers in their shortest form."""
     out = bytearray()
-    listed = [(client, sorted(clocks)) for client, clocks in sorted(halves.items()) if clocks]
-    _put(out, (len(listed),))
-    for client, clocks in listed:
-        differences = (after - before for before, after in pairwise(clocks))
-        _put(out, (client, len(clocks), clocks[0], *differences))
-    return bytes(out)
-
-
-def _put(out: bytearray, numbers: Iterable[int]) -> None:
-    for number in numbers:
+    for number in each:
         while number > 0x7F:
             out.append(number & 0x7F | 0x80)
             number >>= 7
         out.append(number)
+    return bytes(out)
+
+
+def encode_halves(halves: dict[int, set[int]]) -> bytes:
+    """The table behind the update: number of clients, then for each the client, how many, the
+    first clock, and the differences between one and the next."""
+    listed = [(client, sorted(clocks)) for client, clocks in sorted(halves.items()) if clocks]
+    out = bytearray(numbers(len(listed)))
+    for client, clocks in listed:
+        differences = (after - before for before, after in pairwise(clocks))
+        out += numbers(client, len(clocks), clocks[0], *differences)
+    return bytes(out)
 
 
 def decode_halves(data: bytes, position: int) -> dict[int, set[int]]:
@@ -203,7 +216,7 @@ def _check_halves(section: Section, halves: Set[int]) -> None:
         raise CodecError(f"the table of halves contradicts the text of client {section.client}")
     for clock in halves - living:
         item = section.items[bisect_right(starts, clock) - 1]
-        if item.text is not None or clock >= item.clock + item.length or clock - 1 in halves:
+        if item.content is not None or clock >= item.clock + item.length or clock - 1 in halves:
             raise CodecError(f"the table of halves lists {section.client}:{clock} wrongly")
 
 

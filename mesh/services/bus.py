@@ -10,8 +10,8 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError
+from crdt.structure import pack, unpack
 from mesh.core import Core, source_of
 from mesh.environment import Bus, BusBatch
 from mesh.health import BUS

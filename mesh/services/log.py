@@ -12,9 +12,9 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from crdt.codec import pack, unpack
 from crdt.errors import CodecError
 from crdt.frontier import flat, from_flat
+from crdt.structure import pack, unpack
 from mesh.core import Core, source_of
 from mesh.dissemination import jittered
 from mesh.health import LOG

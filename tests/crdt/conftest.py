@@ -1,6 +1,5 @@
-"""One setting for every property test here: examples are not timed, the machine may be busy."""
+"""One choice of profile for every property test here: see `tests.crdt.profiles`."""
 
-from hypothesis import settings
+from tests.crdt import profiles
 
-settings.register_profile("crdt", deadline=None)
-settings.load_profile("crdt")
+profiles.load()

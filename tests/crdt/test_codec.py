@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crdt import codec
+from crdt import codec, structure
 from crdt.errors import CodecError, InvalidValue
 from crdt.limits import MAX_DEPTH, MAX_VALUE_BYTES
 
@@ -58,7 +58,7 @@ def test_what_was_stored_comes_back_with_its_types(value: Any) -> None:
     assert exact(codec.decode(data)) == exact(value)
     assert exact(codec.decode_stored(data)) == exact(value)
     assert codec.encode(codec.decode(data)) == data
-    assert codec.piece_end(b"\xc0" + data + b"\xc0", 1) == 1 + len(data)
+    assert structure.piece_end(b"\xc0" + data + b"\xc0", 1) == 1 + len(data)
     stamped = codec.encode_stamped(1 << 60, value)
     assert stamped == codec.encode([1 << 60, value])
     assert exact(list(codec.decode_stamped(stamped))) == exact([1 << 60, value])
@@ -228,7 +228,7 @@ def test_a_changed_byte_gives_another_value_or_none(value: Any, at: int, to: int
 
 @given(st.binary(max_size=60))
 def test_unpack_and_piece_end_are_total(data: bytes) -> None:
-    for read in (codec.unpack, lambda each: codec.piece_end(each, 0)):
+    for read in (structure.unpack, lambda each: structure.piece_end(each, 0)):
         try:
             read(data)
         except CodecError:
@@ -236,11 +236,11 @@ def test_unpack_and_piece_end_are_total(data: bytes) -> None:
 
 
 def test_unpack_refuses_too_much() -> None:
-    assert codec.unpack(codec.pack([1, ["a", b"b", None]])) == (1, ("a", b"b", None))
+    assert structure.unpack(structure.pack([1, ["a", b"b", None]])) == (1, ("a", b"b", None))
     with pytest.raises(CodecError):
-        codec.unpack(codec.pack([1, 2, 3]), max_items=2)
+        structure.unpack(structure.pack([1, 2, 3]), max_items=2)
     with pytest.raises(CodecError):
-        codec.unpack(codec.pack([1, 2, 3]), max_bytes=3)
+        structure.unpack(structure.pack([1, 2, 3]), max_bytes=3)
 
 
 def test_memory_of_decoding_is_proportional_to_the_input() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt import Counter, Document, InvalidValue, Map
+from crdt import Counter, Document, InvalidValue, Map, ReadOnly
 from tests.crdt.sites import Site, exchange
 
 
@@ -98,3 +98,17 @@ def test_removed_at_the_same_time_the_sessions_total_comes_back() -> None:
     with remover.edit(Tally) as tally:
         tally.by_key["k"] += 1
     assert remover.view(Tally).by_key["k"] == 7
+
+
+def test_read_only_refuses_also_a_change_of_nothing() -> None:
+    site = Site(1)
+    with site.edit(Tally) as ended:
+        ended.total += 3
+    before = site.shard.digest()
+    for tally in (site.view(Tally), ended):
+        for value in (3, 4):
+            with pytest.raises(ReadOnly):
+                tally.total = value
+            with pytest.raises(ReadOnly):
+                tally.by_key["k"] = value - 3
+    assert site.shard.digest() == before

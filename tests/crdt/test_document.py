@@ -1,10 +1,11 @@
 """Document: handles, ids, plain data, and creating and deleting the whole."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from crdt import (
+    BoundedCounter,
     Counter,
     Decided,
     Document,
@@ -13,9 +14,13 @@ from crdt import (
     Flag,
     InvalidId,
     Map,
+    Maximum,
+    MultiValue,
     ReadOnly,
     Register,
+    RemoveWins,
     SchemaError,
+    Sequence,
     Set,
     Text,
     UnknownField,
@@ -54,6 +59,12 @@ class Task(Document):
 
 class Renamed(Document, name="task-2"):
     title: Register[str]
+
+
+class Page(Document):
+    title: Register[str]
+    labels: Set[str]
+    notes: Text
 
 
 EMPTY: dict[str, Any] = {
@@ -194,26 +205,26 @@ def test_conflicts_are_of_registers_only() -> None:
 def test_create_exists_delete() -> None:
     site, other = Site(1), Site(2)
     view = ShardView(site.shard)
-    assert not document_exists(view, Task, "Task/1")
+    assert not document_exists(view, "Task/1")
     overlay = site.overlay()
     assert create_document(overlay, Task, "Task/1")
-    assert document_exists(overlay, Task, "Task/1")
+    assert document_exists(overlay, "Task/1")
     assert not create_document(overlay, Task, "Task/1")
     site.commit(overlay)
-    assert document_exists(view, Task, "Task/1")
+    assert document_exists(view, "Task/1")
     assert site.shard.exists("Task/1")
     assert site.view(Task).snapshot() == EMPTY
     with site.edit(Task) as task:
         fill(task)
     overlay = site.overlay()
     assert delete_document(overlay, Task, "Task/1")
-    assert not document_exists(overlay, Task, "Task/1")
+    assert not document_exists(overlay, "Task/1")
     assert not delete_document(overlay, Task, "Task/1")
     assert Task.bind(overlay, "Task/1").snapshot() == EMPTY
     site.commit(overlay)
     site.send(other)
     for each in (site, other):
-        assert not document_exists(ShardView(each.shard), Task, "Task/1")
+        assert not document_exists(ShardView(each.shard), "Task/1")
         assert not each.shard.exists("Task/1")
         assert each.view(Task).snapshot() == EMPTY
         assert each.shard.entry_count == 0
@@ -222,24 +233,205 @@ def test_create_exists_delete() -> None:
             call(site.overlay(), Task, "Other/1")
 
 
-def test_what_others_write_at_the_time_of_a_deletion_survives() -> None:
+def delete(site: Site, cls: type[Document], name: str = "1") -> None:
+    overlay = site.overlay()
+    assert delete_document(overlay, cls, document_id(cls, name))
+    site.commit(overlay)
+
+
+def test_what_others_write_at_the_time_of_a_deletion_survives_in_a_merge() -> None:
+    deleter, writer = Site(1), Site(2)
+    with deleter.edit(Page) as page:
+        page.title = "old"
+        page.labels |= {"a", "b"}
+        page.notes.append("old")
+    exchange(deleter, writer)
+    delete(deleter, Page)
+    with writer.edit(Page) as page:
+        page.labels.add("late")
+        page.notes.append("!")
+    exchange(deleter, writer)
+    assert deleter.view(Page).snapshot() == {"title": None, "labels": ["late"], "notes": "!"}
+
+
+def test_a_document_that_is_gone_never_comes_back() -> None:
+    """What was written to it without having seen the deletion is dropped, in whatever order it
+    arrives, and what is written afterwards begins with nothing.
+    """
+    deleter, writer, late = Site(1), Site(2), Site(3)
+    with deleter.edit(Task) as task:
+        fill(task)
+    deleter.send(writer)
+    deleter.send(late)
+    with writer.edit(Task) as task:
+        task.title = "concurrent"
+        task.effort += 5
+        task.labels.add("late")
+        task.notes.append("!")
+        task.state.decide(9, "concurrent")
+    delete(deleter, Task)
+    assert not document_exists(ShardView(deleter.shard), "Task/1")
+    with deleter.edit(Task) as task:
+        assert task.snapshot() == EMPTY
+        task.title = "again"
+        task.state.decide(1, "begin")
+    # One learns of the deletion first, one of the concurrent writes, one joins states.
+    writer.send(deleter)
+    deleter.send(late)
+    writer.send(late)
+    deleter.send(writer)
+    states = [each.shard.digest() for each in (deleter, writer, late)]
+    assert states == [states[0]] * 3
+    anew = EMPTY | {"title": "again", "state": {"epoch": 1, "value": "begin"}}
+    for each in (deleter, writer, late):
+        assert each.view(Task).snapshot() == anew
+        assert each.shard.generation("Task/1") == 1
+    exchange(deleter, writer, late)
+    assert late.view(Task).snapshot() == anew
+
+
+def test_a_document_that_is_gone_does_not_exist_anywhere() -> None:
     deleter, writer = Site(1), Site(2)
     with deleter.edit(Task) as task:
         fill(task)
     exchange(deleter, writer)
-    overlay = deleter.overlay()
-    delete_document(overlay, Task, "Task/1")
-    deleter.commit(overlay)
+    delete(deleter, Task)
     with writer.edit(Task) as task:
-        task.labels.add("late")
-        task.notes.append("!")
+        task.effort += 1
     exchange(deleter, writer)
-    assert deleter.view(Task).snapshot() == EMPTY | {"labels": ["late"], "notes": "!"}
+    for each in (deleter, writer):
+        assert not each.shard.exists("Task/1")
+        assert list(each.shard.documents()) == []
+        assert each.view(Task).snapshot() == EMPTY
+        overlay = each.overlay()
+        assert not delete_document(overlay, Task, "Task/1")
+        assert create_document(overlay, Task, "Task/1")
+        overlay.close()
+
+
+def test_a_class_that_does_not_know_of_a_decision_deletes_it_too() -> None:
+    site = Site(1)
+    with site.edit(Task) as task:
+        fill(task)
+
+    class Older(Document, name="Task"):
+        title: Register[str]
+
+    assert site.view(Older).undeclared()["state"] == {"epoch": 1, "value": "go"}
+    delete(site, Older)
+    assert site.view(Task).snapshot() == EMPTY
+    assert site.shard.generation("Task/1") == 1
+
+
+def test_deleting_and_writing_again_in_one_edit() -> None:
+    site, other = Site(1), Site(2)
+    with site.edit(Task) as task:
+        fill(task)
+    overlay = site.overlay()
+    task = Task.bind(overlay, "Task/1")
+    task.notes.append("lost")
+    assert delete_document(overlay, Task, "Task/1")
+    task.effort += 1
+    task.notes.append("kept")
+    inside = task.snapshot()
+    site.commit(overlay)
+    site.send(other)
+    assert inside == EMPTY | {"effort": 1, "notes": "kept"}
+    assert site.view(Task).snapshot() == other.view(Task).snapshot() == inside
+    assert other.shard.digest() == site.shard.digest()
+
+
+def test_reprs_are_bounded() -> None:
+    site = Site(1)
+    with site.edit(Task) as task:
+        task.labels.update(f"label {number}" for number in range(10_000))
+        task.log.extend(str(number) for number in range(1_000))
+        task.title = "long " * 1_000
+        task.notes.append("text " * 10_000)
+        for number in range(100):
+            task.findings[str(number)] = {"deep": [[[[[number]]]]], "wide": list(range(1_000))}
+    view = site.view(Task)
+    for shown in (view, view.labels, view.log, view.notes, view.findings):
+        assert len(repr(shown)) < 2_000
+        assert "…" in repr(shown)
+    assert repr(view.labels).startswith("{'label 0', 'label 1', ")
+    assert repr(view.labels).endswith(", …}")
+    assert repr(view.log) == "['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', …]"
+
+
+def test_history_is_what_the_state_still_knows() -> None:
+    site, other = Site(1), Site(2)
+    with site.edit(Task) as task:
+        fill(task)
+    exchange(site, other)
+    for each in (site, other):
+        each.wall_ms += each.session % 7
+        with each.edit(Task) as task:
+            task.title = f"by {each.session}"
+            task.effort += 1
+            task.findings["b"] = {"by": each.session}
+    exchange(site, other)
+    view = other.view(Task)
+    latest, lost = view.history_of("title")
+    assert latest.value == view.title
+    assert [lost.value] == view.conflicts("title")
+    assert {latest.session, lost.session} == {site.session, other.session}
+    assert latest.stamp is not None
+    assert lost.stamp is not None
+    assert (latest.stamp, latest.session) > (lost.stamp, lost.session)
+    assert {(each.session, each.stamp, each.value) for each in view.history_of("effort")} == {
+        (site.session, None, 4),
+        (other.session, None, 1),
+    }
+    assert [(each.value, each.stamp) for each in view.history_of("done")] == [(True, None)]
+    assert {(each.keys, each.value) for each in view.history_of("labels")} == {
+        (("a",), True),
+        (("b",), True),
+    }
+    assert [each.value for each in view.history_of("log")] == ["one"]
+    assert [each.keys for each in view.history_of("findings")] == [("b",), ("b",), ("a",)]
+    assert view.history_of("state")[0][2:] == (None, {"epoch": 1, "value": "go"}, ())
+    with pytest.raises(SchemaError, match=r"Task\.notes is a Text: it does not keep who wrote"):
+        view.history_of("notes")
+    with pytest.raises(UnknownField, match="did you mean 'title'"):
+        view.history_of("titel")
+    assert Site(3).view(Task).history_of("title") == []
+
+
+def test_history_of_the_other_types() -> None:
+    class Other(Document):
+        owner: MultiValue[str]
+        best: Maximum[int]
+        budget: BoundedCounter
+        banned: Annotated[Set[str], RemoveWins()]
+        steps: Sequence[str]
+
+    site = Site(1)
+    with site.edit(Other) as other:
+        other.owner = "me"
+        other.best = 3
+        other.budget.grant(5)
+        other.banned.add("kept")
+        other.banned.discard("gone")
+        other.steps.append("x")
+    view = site.view(Other)
+    (owner,) = view.history_of("owner")
+    assert owner[:2] == (site.session, 1)
+    assert owner.stamp is not None
+    assert owner.value == "me"
+    assert [each[1:4] for each in view.history_of("best")] == [(2, None, 3)]
+    assert [each[1:4] for each in view.history_of("budget")] == [(3, None, [5, 0, [], []])]
+    assert [(each.keys, each.value) for each in view.history_of("banned")] == [
+        (("gone",), False),
+        (("kept",), True),
+    ]
+    with pytest.raises(SchemaError, match=r"Other\.steps is a Sequence: it does not keep who"):
+        view.history_of("steps")
 
 
 def test_a_text_alone_makes_a_document_exist() -> None:
     site = Site(1)
     with site.edit(Task) as task:
         task.notes.append("x")
-    assert document_exists(ShardView(site.shard), Task, "Task/1")
+    assert document_exists(ShardView(site.shard), "Task/1")
     assert list(site.shard.documents("Task")) == ["Task/1"]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import pytest
 
-from crdt import DisableWins, Document, Flag, InvalidValue
+from crdt import DisableWins, Document, Flag, InvalidValue, Map, ReadOnly
 from tests.crdt.sites import Site, exchange
 
 
@@ -12,6 +12,8 @@ class Switch(Document):
     on: Flag
     safe: Annotated[Flag, DisableWins()]
     safe_too: Annotated[Flag, DisableWins]
+    by_key: Map[str, Flag]
+    safe_by_key: Map[str, Annotated[Flag, DisableWins()]]
 
 
 def test_reads_false_until_written() -> None:
@@ -50,8 +52,44 @@ def test_the_declared_side_wins(field: str, winner: bool, before: bool | None) -
 
 @pytest.mark.parametrize("value", [1, 0, None, "yes"])
 def test_takes_bools_only(value: object) -> None:
+    site = Site(1)
+    before = site.shard.digest()
     with (
-        Site(1).edit(Switch) as switch,
+        site.edit(Switch) as switch,
         pytest.raises(InvalidValue, match=r"Switch\.on takes bool"),
     ):
         setattr(switch, "on", value)  # noqa: B010 - mypy would refuse the assignment
+    assert site.operations() == 0
+    assert site.shard.digest() == before
+
+
+def test_under_a_map_too_the_declared_side_wins_and_a_write_survives_a_removal() -> None:
+    one, two = Site(1), Site(2)
+    with one.edit(Switch) as switch:
+        switch.by_key["k"] = True
+        switch.safe_by_key["k"] = True
+    with two.edit(Switch) as switch:
+        switch.by_key["k"] = False
+        switch.safe_by_key["k"] = False
+    exchange(one, two)
+    assert one.view(Switch).by_key["k"] is True
+    assert one.view(Switch).safe_by_key["k"] is False
+    with one.edit(Switch) as switch:
+        del switch.by_key["k"]
+    with two.edit(Switch) as switch:
+        switch.by_key["k"] = False
+    exchange(one, two)
+    assert dict(one.view(Switch).by_key.items()) == {"k": False}
+
+
+def test_read_only_refuses() -> None:
+    site = Site(1)
+    with site.edit(Switch) as ended:
+        ended.on = True
+    before = site.shard.digest()
+    for switch in (site.view(Switch), ended):
+        with pytest.raises(ReadOnly):
+            switch.on = True
+        with pytest.raises(ReadOnly):
+            switch.safe_by_key["k"] = False
+    assert site.shard.digest() == before

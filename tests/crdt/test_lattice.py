@@ -16,7 +16,7 @@ from crdt.limits import MAX_CONFLICTS
 from crdt.operation import Operation, Removal, Transaction
 from crdt.paths import TypeCode, child_path, element_path, field_path, parse_path
 from crdt.snapshot import ShardSnapshot
-from crdt.types.rules import PRESENCE, PRESENT
+from crdt.types.rules import PRESENCE, PRESENT, path_rule
 from crdt.types.text import Insert, TextState
 
 TITLE = field_path("title", TypeCode.REGISTER)
@@ -299,6 +299,12 @@ def test_overwriting_leaves_nothing_behind() -> None:
     assert shard.entry_count == 2
 
 
+def forget_paths() -> None:
+    """Two caches, bounded, that are not the lattice's."""
+    parse_path.cache_clear()
+    path_rule.cache_clear()
+
+
 def test_neither_do_counter_rows_nor_map_children_that_come_and_go() -> None:
     """With no digest asked for in between: what is remembered for it is bounded by what it last
     saw.
@@ -320,11 +326,11 @@ def test_neither_do_counter_rows_nor_map_children_that_come_and_go() -> None:
             shard.apply(1, seq + 2, Operation(document, inner, None, gone))
 
     change(2, 3000)
-    parse_path.cache_clear()
+    forget_paths()
     gc.collect()
     tracemalloc.start()
     change(3002, 3000)
-    parse_path.cache_clear()
+    forget_paths()
     gc.collect()
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

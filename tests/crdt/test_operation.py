@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt.codec import encode, encode_stamped, pack, unpack
+from crdt.codec import encode, encode_stamped
 from crdt.errors import CodecError
-from crdt.limits import MAX_OPERATIONS, MAX_SEQ, MAX_STAMP
+from crdt.limits import MAX_GENERATION, MAX_OPERATIONS, MAX_SEQ, MAX_STAMP
 from crdt.operation import (
     Operation,
     Removal,
@@ -23,6 +23,7 @@ from crdt.operation import (
     void,
 )
 from crdt.paths import TypeCode, child_path, element_path, field_path
+from crdt.structure import pack, unpack
 
 TITLE = field_path("title", TypeCode.REGISTER)
 COUNT = field_path("count", TypeCode.COUNTER)
@@ -60,6 +61,7 @@ operations = st.builds(
     paths,
     payloads,
     st.lists(removals, max_size=2).map(tuple),
+    st.sampled_from([0, 0, 1, MAX_GENERATION]),
 )
 transactions = st.builds(
     Transaction,
@@ -143,7 +145,7 @@ def test_golden_body() -> None:
     assert decode_body(bytes.fromhex(GOLDEN)) == body
 
 
-GOOD: list[Any] = [1, ["t", ""], ["T/1"], [COUNT], [SESSION], [[0, 1, 5, 1, [0, 0, b"\x05"]]]]
+GOOD: list[Any] = [2, ["t", ""], ["T/1"], [COUNT], [SESSION], [[0, 1, 5, 1, [0, 0, b"\x05"]]]]
 
 
 def changed(at: int, value: object) -> list[Any]:
@@ -168,7 +170,7 @@ def test_the_body_that_the_refused_ones_are_made_of_is_good() -> None:
         [],
         GOOD[:5],
         [*GOOD, 1],
-        changed(0, 2),
+        changed(0, 1),
         changed(0, True),
         changed(1, "ab"),
         changed(1, [b"t", ""]),
@@ -176,6 +178,11 @@ def test_the_body_that_the_refused_ones_are_made_of_is_good() -> None:
         changed(2, ["nothing"]),
         changed(2, [1]),
         changed(2, {"T/1": 1}),
+        changed(2, [["T/1", 0]]),
+        changed(2, [["T/1", True]]),
+        changed(2, [["T/1", 1 << 53]]),
+        changed(2, [["T/1"]]),
+        changed(2, [["T", 1]]),
         changed(3, [5]),
         changed(3, [bytes(1025)]),
         changed(4, [-1]),
@@ -319,7 +326,7 @@ def test_memory_of_decoding_is_proportional_to_the_input() -> None:
 
 
 GOLDEN = (
-    "960194a174a161a0a16292a3542f31a65461736b2f3093c407a5636f756e7403c407a57469746c65"
+    "960294a174a161a0a16292a3542f31a65461736b2f3093c407a5636f756e7403c407a57469746c65"
     "01c403a16d0892cf0001900000000007cf000190000000000892960001cf018bcfe5680000000293"
     "0000c40105950101c40c92cf018bcfe568000000a17600cd03e8950003cf018bcfe5680000000094"
     "0002c0919602c300030105"

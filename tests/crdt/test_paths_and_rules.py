@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crdt.codec import encode, encode_stamped, pack
+from crdt.codec import encode, encode_stamped
 from crdt.errors import CodecError, InvalidId, InvalidValue
+from crdt.ids import MAX_SESSION
 from crdt.limits import MAX_DEPTH, MAX_STAMP, MAX_TEXT_UPDATE_BYTES
 from crdt.paths import (
     CHILD_CODES,
@@ -20,6 +22,7 @@ from crdt.paths import (
     leaf_code,
     parse_path,
 )
+from crdt.structure import pack
 from crdt.types.rules import (
     ABSENT,
     DISABLED,
@@ -78,7 +81,9 @@ def test_golden_paths() -> None:
         b"\xa1s\x07\x01\x01",
         b"\xa1m\x08\xa1k",
         b"\xa1m\x08\xa1k\x0c",
+        b"\xa1m\x08\xa1k\x0a",
         b"\xa1m\x08\xa1k\x0b",
+        b"\xa1m\x08\xa1k\x0d",
         b"\xa1m\x08" + b"\xa1k\x08" * 8,
         b"\xa1s\x07" + encode("x" * 2000),
         encode("n" * 129) + b"\x01",
@@ -134,6 +139,14 @@ GOOD: list[tuple[bytes, bytes]] = [
     (field_path("v", TypeCode.MULTIVALUE), encode_stamped(5, "x")),
     (field_path("l", TypeCode.FEED), encode_stamped(5, "x")),
     (field_path("c", TypeCode.COUNTER), encode(-(1 << 90))),
+    (field_path("x", TypeCode.MAXIMUM), encode(1)),
+    (field_path("x", TypeCode.MAXIMUM), encode(float("-inf"))),
+    (field_path("x", TypeCode.MINIMUM), encode(datetime(2026, 1, 1, tzinfo=UTC))),
+    (child_path(MAP, 1, TypeCode.MINIMUM), encode("x")),
+    (child_path(MAP, 1, TypeCode.MAXIMUM), encode(b"")),
+    (child_path(MAP, 1, TypeCode.MULTIVALUE), encode_stamped(5, None)),
+    (field_path("b", TypeCode.BOUNDED), encode([0, 0, [], []])),
+    (field_path("b", TypeCode.BOUNDED), encode([1 << 70, 3, [1, 5, 2, 0], [MAX_SESSION, 1]])),
     (field_path("f", TypeCode.FLAG), DISABLED),
     (field_path("f", TypeCode.FLAG), ENABLED),
     (field_path("s", TypeCode.SET) + encode("e"), PRESENT),
@@ -180,10 +193,35 @@ BAD: list[tuple[bytes, bytes]] = [
     (child_path(MAP, 1, TypeCode.REGISTER), PRESENCE),
     (field_path("d", TypeCode.DECIDED), encode([-1, "x"])),
     (field_path("d", TypeCode.DECIDED), encode([1 << 63, "x"])),
+    *[
+        (field_path("x", code), encode(value))
+        for code in (TypeCode.MAXIMUM, TypeCode.MINIMUM)
+        for value in (float("nan"), True, None, [1], {"a": 1})
+    ],
+    *[
+        (field_path("b", TypeCode.BOUNDED), encode(value))
+        for value in (
+            0,
+            [0, 0, []],
+            [0, 0, [], [], 0],
+            [-1, 0, [], []],
+            [0, True, [], []],
+            [0, 1.0, [], []],
+            [0, 0, {}, []],
+            [0, 0, [1], []],
+            [0, 0, [1, -1], []],
+            [0, 0, [], [1, False]],
+            [0, 0, [2, 1, 1, 1], []],
+            [0, 0, [], [1, 1, 1, 1]],
+            [0, 0, [-1, 1], []],
+            [0, 0, [True, 1], []],
+            [0, 0, [], [MAX_SESSION + 1, 1]],
+        )
+    ],
+    (field_path("b", TypeCode.BOUNDED), encode([0, 0, [], []]) + b"\x00"),
     (field_path("t", TypeCode.TEXT), b""),
     (field_path("t", TypeCode.TEXT), bytes(MAX_TEXT_UPDATE_BYTES + 1)),
-    (field_path("x", TypeCode.MAXIMUM), encode(1)),
-    (field_path("x", TypeCode.SEQUENCE), encode(1)),
+    (field_path("x", TypeCode.SEQUENCE), b""),
 ]
 
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from crdt import Counter, Decided, Document, Feed, Flag, InvalidId, Map, Register, Set, Text
+from crdt import (
+    BoundedCounter,
+    Counter,
+    Decided,
+    Document,
+    Feed,
+    Flag,
+    InvalidId,
+    Map,
+    Maximum,
+    Minimum,
+    MultiValue,
+    Register,
+    RemoveWins,
+    Set,
+    Text,
+    UnknownField,
+)
 from crdt.access import Overlay, ShardView, commit
 from crdt.clock import HybridClock
 from crdt.document import create_document
@@ -15,7 +32,7 @@ from crdt.ids import new_session
 from crdt.lattice import Shard
 from crdt.operation import Operation, Removal
 from crdt.paths import TypeCode, child_path, element_path, field_path
-from crdt.plain import plain_document, plain_documents
+from crdt.plain import plain_document, plain_documents, plain_value
 from crdt.types.rules import ABSENT, PRESENT
 
 NOW = 1_800_000_000_000
@@ -33,6 +50,13 @@ class Kitchen(Document):
     log: Feed[str]
     state: Decided[str]
     notes: Text
+    owner: MultiValue[Any]
+    best: Maximum[int]
+    first: Minimum[datetime]
+    tokens: BoundedCounter
+    banned: Annotated[Set[str], RemoveWins()]
+    owners: Map[str, MultiValue[str]]
+    scores: Map[str, Map[str, Maximum[float]]]
     findings: Map[str, Register[Any]]
     nested: Map[int, Map[str, Set[str]]]
 
@@ -47,6 +71,16 @@ def write(shard: Shard, session: int = SESSION, **fields: Any) -> None:
     kitchen.log.append(f"first of {session}")
     kitchen.state.decide(4, "running")
     kitchen.notes.append("hello ")
+    kitchen.owner = session
+    kitchen.best = session % 2
+    kitchen.first = datetime(2027, 1, 15, tzinfo=UTC)
+    kitchen.tokens.grant(5)
+    kitchen.tokens.spend(2)
+    kitchen.banned.update(["x", "y"])
+    if session == SESSION:
+        kitchen.banned.discard("x")
+    kitchen.owners["k"] = "me"
+    kitchen.scores["k"]["best"] = 1 if session == SESSION else 0.5
     kitchen.findings["k"] = [1]
     kitchen.nested[7]["inner"].add("leaf")
     kitchen.nested.create(8)
@@ -56,11 +90,19 @@ def write(shard: Shard, session: int = SESSION, **fields: Any) -> None:
 def test_plain_data_equals_the_class_snapshot() -> None:
     shard = Shard()
     write(shard)
-    write(shard, OTHER)
+    other = Shard()
+    write(other, OTHER)
+    shard.join(other.snapshot())
     expected = Kitchen.bind(ShardView(shard), "Kitchen/1").snapshot()
     assert plain_document(shard, "Kitchen/1") == expected
     assert dict(plain_documents(shard)) == {"Kitchen/1": expected}
     assert expected["effort"] == 6
+    assert expected["owner"] == [OTHER, SESSION]
+    assert expected["best"] == 1
+    assert expected["tokens"] == 6
+    assert expected["banned"] == ["y"]
+    assert expected["owners"] == {"k": ["me"]}
+    assert expected["scores"] == {"k": {"best": 1}}
     assert expected["nested"] == {7: {"inner": ["leaf"]}, 8: {}}
 
 
@@ -87,7 +129,7 @@ def test_a_missing_document_is_named() -> None:
 
 
 def test_a_denied_element_is_not_in_its_set() -> None:
-    """A remove-wins set's marker: no class makes them yet, but the format has them."""
+    """A remove-wins set's marker, which wins until an add has seen it."""
     shard = Shard()
     path = element_path(field_path("labels", TypeCode.SET), "x")
     shard.apply(SESSION, 1, Operation("Kitchen/1", path, PRESENT, ()))
@@ -110,3 +152,56 @@ def test_a_key_no_class_could_write_is_shown_as_text() -> None:
     path = child_path(field_path("m", TypeCode.MAP), [1, 2], TypeCode.COUNTER)
     shard.apply(SESSION, 1, Operation("T/1", path, b"\x05", ()))
     assert plain_document(shard, "T/1") == {"m": {"[1, 2]": 5}}
+
+
+def test_one_value_by_its_path() -> None:
+    shard = Shard()
+    write(shard)
+    document = "Kitchen/1"
+    assert plain_value(shard, document, "effort") == 3
+    assert plain_value(shard, document, ("notes",)) == "hello "
+    assert plain_value(shard, document, "findings.k") == [1]
+    assert plain_value(shard, document, "findings.k.0") == 1
+    assert plain_value(shard, document, "title.a.1") == 2.5
+    assert plain_value(shard, document, ("title", "a", 3)) == b"raw"
+    assert plain_value(shard, document, "nested") == {7: {"inner": ["leaf"]}, 8: {}}
+    assert plain_value(shard, document, "nested.7.inner") == ["leaf"]
+    assert plain_value(shard, document, ("nested", 7, "inner", 0)) == "leaf"
+    assert plain_value(shard, document, "state.epoch") == 4
+    assert plain_value(shard, document, ()) == plain_document(shard, document)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("finding.k", r"Kitchen/1 has no 'finding'; did you mean 'findings'\?"),
+        (
+            "xyzzy",
+            r"Kitchen/1 has no 'xyzzy'; it has log, best, done, first, notes, owner, ",
+        ),
+        ("findings.x", r"Kitchen/1\.findings has no 'x'; it has k"),
+        (("nested", "7"), r"Kitchen/1\.nested has no '7'; did you mean 7\?"),
+        (("nested", True), r"Kitchen/1\.nested has no True; it has 7, 8"),
+        ("log.5", r"Kitchen/1\.log has no '5'; it has 0"),
+        ("effort.x", r"Kitchen/1\.effort is int: nothing lies inside it"),
+        ("notes.0", r"Kitchen/1\.notes is str: nothing lies inside it"),
+        ("nested.8.x", r"Kitchen/1\.nested\.8 has no 'x'; it has nothing"),
+        ("", r"Kitchen/1 has no ''"),
+    ],
+)
+def test_a_path_to_nothing_names_the_nearest(path: str | tuple[Any, ...], message: str) -> None:
+    shard = Shard()
+    write(shard)
+    with pytest.raises(UnknownField, match=message):
+        plain_value(shard, "Kitchen/1", path)
+    with pytest.raises(InvalidId, match="no document 'Kitchen/2'"):
+        plain_value(shard, "Kitchen/2", path)
+
+
+def test_an_emptied_text_is_not_shown() -> None:
+    shard = Shard()
+    write(shard)
+    overlay = Overlay(shard, SESSION, HybridClock(lambda: NOW))
+    Kitchen.bind(overlay, "Kitchen/1").notes.clear()
+    commit(shard, overlay, "clear", "test", "")
+    assert "notes" not in plain_document(shard, "Kitchen/1")

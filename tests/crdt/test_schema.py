@@ -6,6 +6,9 @@ from typing import Annotated, Any, ClassVar, NewType, TypeVar
 import pytest
 
 from crdt import (
+    BoundedCounter,
+    Check,
+    Convert,
     Counter,
     Decided,
     Default,
@@ -13,6 +16,7 @@ from crdt import (
     Document,
     Feed,
     Flag,
+    Formerly,
     Keep,
     Map,
     Register,
@@ -23,6 +27,7 @@ from crdt import (
 )
 from crdt.document import schema_of
 from crdt.paths import TypeCode, field_path
+from crdt.schema import RESERVED
 from tests.crdt.sites import Site
 
 UserId = NewType("UserId", str)
@@ -132,7 +137,30 @@ def declare(annotation: Any, attribute: str = "field", **arguments: Any) -> type
         (Annotated[Flag, Wire("_a")], "wire name '_a' is reserved"),
         (Annotated[Flag, Wire("")], "1 to 128 bytes"),
         (Annotated[Flag, Wire("x" * 200)], "1 to 128 bytes"),
-        (Map[str, Annotated[Counter, Wire("x")]], "Wire"),
+        (Map[str, Annotated[Counter, Wire("x")]], "Wire is for a document's fields"),
+        (Annotated[Feed[str], Keep], r"Keep takes arguments: Keep\(…\)"),
+        (Annotated[Register[int], Check], r"write Check\(lambda value"),
+        (Annotated[Register[int], Check(3, "x")], r"write Check\(lambda value"),  # type: ignore[arg-type]
+        (Annotated[Counter, Check(bool, "x")], "a Check is for types that hold values of one type"),
+        (Annotated[Map[str, Counter], Check(bool, "x")], r"Map\[str, Annotated\[…, Check\(…\)\]\]"),
+        (
+            Annotated[Register[int], Check(bool, "true"), Default(0)],
+            r"default 0 is no int \(true\)",
+        ),
+        (Annotated[Set[int], Convert(str, int)], "Convert is not for this type"),
+        (Annotated[Register[int], Convert(set[int], sum)], "cannot be stored exactly"),
+        (Annotated[Counter, Formerly(Register[int], "n", int)], "Formerly is not for this type"),
+        (
+            Annotated[Register[int], Formerly(Register[str], "n", int)],
+            r"rename it with Wire\('n'\)",
+        ),
+        (Annotated[Register[int], Formerly(int, "n", int)], "is no field type"),
+        (Annotated[Register[int], Formerly(Counter, "", int)], "1 to 128 bytes"),
+        (Annotated[Register[int], Formerly(Counter, "_n", int)], "no field was ever stored under"),
+        (
+            Map[str, Annotated[Register[int], Formerly(Counter, "n", int)]],
+            "Formerly is for a document's fields",
+        ),
     ],
 )
 def test_mistakes_are_refused_when_the_class_is_made(annotation: object, message: str) -> None:
@@ -141,8 +169,8 @@ def test_mistakes_are_refused_when_the_class_is_made(annotation: object, message
 
 
 def test_what_cannot_stand_under_a_map_stands_at_the_root() -> None:
-    assert [each.label for each in schema_of(declare(Text)).texts] == ["Made.field"]
-    assert schema_of(declare(Decided[str])).texts == ()
+    for annotation, code in ((Text, TypeCode.TEXT), (Decided[str], TypeCode.DECIDED)):
+        assert schema_of(declare(annotation)).paths == {field_path("field", code)}
 
 
 def test_maps_nest_only_as_deep_as_a_path_may() -> None:
@@ -154,10 +182,38 @@ def test_maps_nest_only_as_deep_as_a_path_may() -> None:
         declare(Map[str, annotation])
 
 
-@pytest.mark.parametrize("attribute", ["id", "snapshot", "conflicts", "bind", "_x", "__x"])
+def test_what_a_document_has_is_reserved() -> None:
+    assert {name for name in dir(Document) if not name.startswith("_")} == RESERVED
+
+
+@pytest.mark.parametrize("attribute", [*sorted(RESERVED), "_x", "__x"])
 def test_reserved_names_are_refused(attribute: str) -> None:
     with pytest.raises(SchemaError, match="this name is reserved"):
         declare(Counter, attribute)
+
+
+def test_what_deletion_means_is_declared_or_follows_from_the_fields() -> None:
+    class Plain(Document):
+        title: Register[str]
+
+    class Gone(Document, on_delete="gone"):
+        title: Register[str]
+
+    class Heir(Gone):
+        effort: Counter
+
+    class Deciding(Plain):
+        state: Decided[str]
+
+    found = {each.__name__: schema_of(each).on_delete for each in (Plain, Gone, Heir, Deciding)}
+    assert found == {"Plain": "merge", "Gone": "gone", "Heir": "gone", "Deciding": "gone"}
+    assert schema_of(declare(BoundedCounter)).on_delete == "gone"
+    assert schema_of(declare(Counter, on_delete="merge")).on_delete == "merge"
+    assert schema_of(declare(Decided[str], on_delete="gone")).on_delete == "gone"
+    with pytest.raises(SchemaError, match='on_delete is "merge" or "gone", not \'never\''):
+        declare(Counter, on_delete="never")
+    with pytest.raises(SchemaError, match=r"field is a Decided, which .* leave on_delete out"):
+        declare(Decided[str], on_delete="merge")
 
 
 def test_a_value_beside_the_annotation_is_refused() -> None:
@@ -180,7 +236,5 @@ def test_type_names_and_class_arguments() -> None:
     for name in ("", "a/b", "1a", "_Private"):
         with pytest.raises(SchemaError, match="give one with name="):
             declare(Counter, name=name)
-    with pytest.raises(SchemaError, match='on_delete is "merge"'):
-        declare(Counter, on_delete="gone")
     with pytest.raises(TypeError):
         declare(Counter, unknown=1)

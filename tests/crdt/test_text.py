@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 
 from crdt.errors import CodecError, InvalidValue, OutOfBounds
 from crdt.limits import MAX_TEXT_UPDATE_BYTES
-from crdt.types import text as module
-from crdt.types.text import MAX_INSERTED_BYTES, Delete, Insert, TextEdit, TextState
+from crdt.types import yrs_state as module
+from crdt.types.cursor import Cursor
+from crdt.types.formats import Value
+from crdt.types.text import Delete, Insert, SetFormat, TextEdit, TextState
 from crdt.types.yrs import EMPTY_UPDATE, MAX_CLOCK, MAX_UPDATE_ITEMS, MAX_UPDATE_UNITS
 from crdt.types.yrs_check import decode_clocks
+from crdt.types.yrs_state import MAX_INSERTED_BYTES
 
 SESSIONS = (3, 4, 2**53 - 1)
 ALPHABET = st.sampled_from("abc \n\0é\u0301ß漢😀𝄞\U0010ffff")
+ATTRIBUTES = st.sampled_from([None, None, True, False, 0, 1, -5, "", "é😀"])
 FAMILY = "👩\u200d👩\u200d👧"
 # A real update of a client 5 that makes yrs 0.28 panic: an item of length zero.
 PANICS = bytes.fromhex("0101050bc4050405050000797a00")
@@ -27,6 +32,8 @@ PANICS = bytes.fromhex("0101050bc4050405050000797a00")
 def performed(value: str, edits: list[TextEdit]) -> str:
     """What the edits mean, on a plain str."""
     for edit in edits:
+        if isinstance(edit, SetFormat):
+            continue
         if isinstance(edit, Insert):
             value = value[: edit.index] + edit.text + value[edit.index :]
         else:
@@ -40,7 +47,12 @@ def edits_of(draw: st.DrawFn, length: int) -> list[TextEdit]:
     edits: list[TextEdit] = []
     for _ in range(draw(st.integers(1, 4))):
         index = draw(st.integers(0, length))
-        if draw(st.integers(0, 2)):
+        kind = draw(st.integers(0, 3))
+        if kind == 3:
+            count = draw(st.integers(0, length - index))
+            key, value = draw(st.sampled_from("bi")), draw(ATTRIBUTES)
+            edits.append(SetFormat(index, count, {key: value}))
+        elif kind:
             text = draw(st.text(ALPHABET, max_size=5))
             edits.append(Insert(index, text))
             length += len(text)
@@ -141,7 +153,7 @@ def test_what_is_too_large_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     state.edit(3, [Delete(0, len(pieces))])
     assert state.value() == "y" * 100 + "xy" * 400
 
-    monkeypatch.setattr(module, "MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_STATE_BYTES", 100)
     with pytest.raises(OutOfBounds, match="new document"):
         state.edit(3, [Insert(0, "x")])
     assert state.value() == "y" * 100 + "xy" * 400
@@ -274,9 +286,13 @@ class Mesh:
             while sum(self.deliver(author, receiver) for author, receiver in pairs):
                 pass
         assert all(replica.have == [len(log) for log in self.logs] for replica in self.replicas)
-        values = {replica.state.value() for replica in self.replicas}
+        values = {replica.state.content() for replica in self.replicas}
         assert len(values) == 1, values
-        reloaded = {TextState.load(replica.state.encode()).value() for replica in self.replicas}
+        states = [replica.state for replica in self.replicas]
+        assert {"".join(text for text, _ in state.spans()) for state in states} == {
+            states[0].value()
+        }
+        reloaded = {TextState.load(state.encode()).content() for state in states}
         assert reloaded == values
 
 
@@ -378,3 +394,88 @@ def test_the_log_stays_in_proportion_to_the_text() -> None:
         state.edit(3, [Insert(index, "x")])
         assert state._log_bytes <= max(module._LOG_BYTES, 2 * len(state._base))
     assert TextState.load(state.encode()).value() == "x" * 3_000
+
+
+def formatted(cells: list[tuple[str, dict[str, Value]]], edit: SetFormat) -> None:
+    """What a format means, on a list of characters with their attributes."""
+    for _, attributes in cells[edit.index : edit.index + edit.length]:
+        for key, value in edit.attributes.items():
+            attributes.pop(key, None)
+            if value is not None:
+                attributes[key] = value
+
+
+@given(st.data())
+def test_formats_mean_what_they_say(data: st.DataObject) -> None:
+    state, cells = TextState(), [("a", {}), ("😀", {}), ("c", {}), ("é", {})]
+    state.edit(3, [Insert(0, "a😀cé")])
+    for _ in range(data.draw(st.integers(1, 8))):
+        index = data.draw(st.integers(0, 4))
+        count = data.draw(st.integers(0, 4 - index))
+        attributes = data.draw(st.dictionaries(st.sampled_from("bi"), ATTRIBUTES, min_size=1))
+        edit = SetFormat(index, count, attributes)
+        state.edit(data.draw(st.sampled_from(SESSIONS)), [edit])
+        formatted(cells, edit)
+    shown = [(each, attributes) for text, attributes in state.spans() for each in text]
+    assert repr(shown) == repr([(each, dict(sorted(a.items()))) for each, a in cells])
+    spans = state.spans()
+    assert all(repr(a[1]) != repr(b[1]) for a, b in pairwise(spans))
+
+
+def test_what_is_typed_behind_a_stretch_takes_its_format_on() -> None:
+    state = TextState()
+    state.edit(3, [Insert(0, "plain bold"), SetFormat(6, 4, {"bold": True})])
+    state.edit(4, [Insert(10, "er"), Insert(6, "very ")])
+    assert state.spans() == [("plain very ", {}), ("bolder", {"bold": True})]
+    before = state.content()
+    state.edit(3, [SetFormat(11, 6, {"bold": None})])
+    assert state.spans() == [("plain very bolder", {})]
+    assert state.content() == b"plain very bolder" != before
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_cursor_stays_with_its_neighbour(data: st.DataObject) -> None:
+    text = data.draw(st.text(ALPHABET, min_size=1, max_size=8))
+    state = TextState()
+    state.edit(3, [Insert(0, text)])
+    cells: list[object] = [object() for _ in text]
+    for _ in range(data.draw(st.integers(0, 2))):
+        track(data, state, cells)
+    index, before = data.draw(st.integers(0, len(cells))), data.draw(st.booleans())
+    cursor = Cursor.decode(bytes(state.cursor(index, before)))
+    assert state.position(cursor) == index
+    at = index - 1 if before else index
+    neighbour = cells[at] if 0 <= at < len(cells) else None
+    for _ in range(data.draw(st.integers(0, 4))):
+        track(data, state, cells)
+    found = TextState.load(state.encode()).position(cursor)
+    assert state.position(cursor) == found
+    if neighbour is None:
+        assert found == (0 if before else len(cells))
+    elif neighbour in cells:
+        assert found == cells.index(neighbour) + before
+    else:
+        assert 0 <= found <= len(cells)
+
+
+def track(data: st.DataObject, state: TextState, cells: list[object]) -> None:
+    """Random edits of a text, done to a list of unique cells too."""
+    edits = data.draw(edits_of(len(cells)))
+    state.edit(data.draw(st.sampled_from(SESSIONS)), edits)
+    for edit in edits:
+        if isinstance(edit, Insert):
+            cells[edit.index : edit.index] = [object() for _ in edit.text]
+        elif isinstance(edit, Delete):
+            del cells[edit.index : edit.index + edit.length]
+
+
+def test_a_cursor_of_nothing_known_is_refused() -> None:
+    state = TextState()
+    state.edit(3, [Insert(0, "a😀")])
+    for of in ((4, 0), (3, 3), (3, 1)):
+        with pytest.raises(InvalidValue, match="another field"):
+            state.position(Cursor(True, of))
+    for bad in (b"", b"\xc3", b"\x90", b"\x92\xc3\x01", b"\x93\xc3\x01\xff", b"\x93\x01\x01\x01"):
+        with pytest.raises(CodecError):
+            Cursor.decode(bad)

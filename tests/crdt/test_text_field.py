@@ -3,7 +3,7 @@
 import pytest
 
 from crdt import Document, InvalidValue, OutOfBounds, ReadOnly, Register, SchemaError, Text
-from crdt.types.text import MAX_INSERTED_BYTES
+from crdt.types.yrs_state import MAX_INSERTED_BYTES
 from tests.crdt.sites import Site, exchange
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crdt.errors import CodecError
 from crdt.limits import MAX_TEXT_UPDATE_BYTES
+from crdt.types.sequence_state import SequenceState
 from crdt.types.text import Delete, Insert, TextEdit, TextState
 from crdt.types.yrs import (
     EMPTY_UPDATE,
@@ -15,7 +18,10 @@ from crdt.types.yrs import (
     MAX_SNAPSHOT_BYTES,
     MAX_UPDATE_ITEMS,
     MAX_UPDATE_UNITS,
+    SEQUENCE,
+    TEXT,
     Deletion,
+    Format,
     Item,
     ParsedUpdate,
     Section,
@@ -33,7 +39,8 @@ from crdt.types.yrs_check import (
 
 BIG = 2**53 - 1
 ROOT = (1, 1, ord("t"))
-DELETED, TEXT, ORIGIN, RIGHT = 1, 4, 0x80, 0x40
+DELETED, STRING, FORMAT, SLOTS, ORIGIN, RIGHT = 1, 4, 6, 8, 0x80, 0x40
+KINDS = {type(None): DELETED, str: STRING, Format: FORMAT, tuple: SLOTS}
 
 
 def varint(number: int) -> bytes:
@@ -51,16 +58,21 @@ def encode(update: ParsedUpdate) -> bytes:
         out += [varint(len(items)), varint(client), varint(clock)]
         for item in items:
             neighbours = [each for each in (item.origin, item.right_origin) if each is not None]
-            kind = DELETED if item.text is None else TEXT
+            content = item.content
+            kind = KINDS[type(content)]
             info = kind | ORIGIN * (item.origin is not None)
             out.append(bytes([info | RIGHT * (item.right_origin is not None)]))
             out += [varint(number) for neighbour in neighbours for number in neighbour]
             if not neighbours:
                 out.append(bytes(ROOT))
-            if item.text is None:
+            if content is None:
                 out.append(varint(item.length))
+            elif isinstance(content, Format):
+                out.append(numbers(*content))
+            elif isinstance(content, str):
+                out.append(numbers(content))
             else:
-                out += [varint(len(item.text.encode())), item.text.encode()]
+                out += [varint(len(content)), *(numbers(116, blob(slot.raw)) for slot in content)]
     clients = list(dict.fromkeys(deletion.client for deletion in update.deletions))
     out.append(varint(len(clients)))
     for client in clients:
@@ -68,6 +80,11 @@ def encode(update: ParsedUpdate) -> bytes:
         out += [varint(client), varint(len(ranges))]
         out += [varint(number) for each in ranges for number in each[1:]]
     return b"".join(out)
+
+
+def blob(data: bytes) -> bytes:
+    """Bytes with their length in front."""
+    return varint(len(data)) + data
 
 
 def numbers(*parts: int | str | bytes | tuple[int, ...]) -> bytes:
@@ -120,9 +137,9 @@ def test_real_updates_survive_a_round_trip(
 ) -> None:
     operations, state = history
     for _, update in operations:
-        assert encode(parse_update(update)) == update
+        assert encode(parse_update(update, TEXT)) == update
     snapshot = state.encode()
-    parsed = parse_update(snapshot, MAX_SNAPSHOT_BYTES, trailer=True)
+    parsed = parse_update(snapshot, TEXT, MAX_SNAPSHOT_BYTES, trailer=True)
     assert encode(parsed) == snapshot[: parsed.end]
     halves = decode_halves(snapshot, parsed.end)
     assert encode_halves(halves) == snapshot[parsed.end :]
@@ -137,10 +154,10 @@ def test_no_beginning_and_no_continuation_of_an_update_is_an_update(
     for _, update in operations:
         for size in range(len(update)):
             with pytest.raises(CodecError):
-                parse_update(update[:size])
+                parse_update(update[:size], TEXT)
         for tail in (b"\0", b"\x01", update):
             with pytest.raises(CodecError):
-                parse_update(update + tail)
+                parse_update(update + tail, TEXT)
     snapshot = state.encode()
     for size in range(len(snapshot)):
         with pytest.raises(CodecError):
@@ -152,42 +169,60 @@ def test_no_beginning_and_no_continuation_of_an_update_is_an_update(
 @given(st.binary(max_size=60))
 def test_parsing_is_total_and_what_it_accepts_has_one_form(data: bytes) -> None:
     try:
-        update = parse_update(data)
+        update = parse_update(data, TEXT)
     except CodecError:
         return
     assert encode(update) == data
 
 
-X = (TEXT, *ROOT, 1, ord("x"))
+X = (STRING, *ROOT, 1, ord("x"))
 MALFORMED = {
     "nothing": b"",
     "bytes behind": numbers(0, 0, 0),
-    "another root": numbers(1, 1, 7, 0, TEXT, 1, "u", "x", 0),
-    "a root with a longer name": numbers(1, 1, 7, 0, TEXT, 1, "tt", "x", 0),
-    "a nested parent": numbers(1, 1, 7, 0, TEXT, 0, 7, 0, "x", 0),
+    "another root": numbers(1, 1, 7, 0, STRING, 1, "u", "x", 0),
+    "a root with a longer name": numbers(1, 1, 7, 0, STRING, 1, "tt", "x", 0),
+    "a nested parent": numbers(1, 1, 7, 0, STRING, 0, 7, 0, "x", 0),
     "a map's key": numbers(1, 1, 7, 0, b"\x24", ROOT, "key", "x", 0),
     "a map's key behind an origin": numbers(1, 1, 7, 1, b"\xa4", 7, 0, "x", 0),
     "garbage collected structs": numbers(1, 1, 7, 0, 0, 3, 0),
     "JSON": numbers(1, 1, 7, 0, 2, ROOT, 1, "1", 0),
     "binary": numbers(1, 1, 7, 0, 3, ROOT, "x", 0),
     "an embed": numbers(1, 1, 7, 0, 5, ROOT, '"x"', 0),
-    "a format": numbers(1, 1, 7, 0, 6, ROOT, "bold", "true", 0),
+    "a format without a key": numbers(1, 1, 7, 0, 6, ROOT, "", "true", 0),
+    "a format with a long key": numbers(1, 1, 7, 0, 6, ROOT, "k" * 129, "true", 0),
+    "a format of a long value": numbers(1, 1, 7, 0, 6, ROOT, "k", f'"{"x" * 4095}"', 0),
+    "a format of no JSON": numbers(1, 1, 7, 0, 6, ROOT, "k", "True", 0),
+    "a format of nothing": numbers(1, 1, 7, 0, 6, ROOT, "k", "", 0),
+    "a format of a fraction": numbers(1, 1, 7, 0, 6, ROOT, "k", "1.5", 0),
+    "a format of a power": numbers(1, 1, 7, 0, 6, ROOT, "k", "1e3", 0),
+    "a format of a long number": numbers(1, 1, 7, 0, 6, ROOT, "k", str(2**53), 0),
+    "a format of minus nothing": numbers(1, 1, 7, 0, 6, ROOT, "k", "-0", 0),
+    "a format of a padded number": numbers(1, 1, 7, 0, 6, ROOT, "k", "01", 0),
+    "a format of foreign digits": numbers(1, 1, 7, 0, 6, ROOT, "k", "1\u0661", 0),
+    "a format of a list": numbers(1, 1, 7, 0, 6, ROOT, "k", "[1]", 0),
+    "a format of a deep list": numbers(1, 1, 7, 0, 6, ROOT, "k", "[" * 4000, 0),
+    "a format of half a text": numbers(1, 1, 7, 0, 6, ROOT, "k", '"', 0),
+    "a format of a spaced text": numbers(1, 1, 7, 0, 6, ROOT, "k", '"a" ', 0),
+    "a format of a needless escape": numbers(1, 1, 7, 0, 6, ROOT, "k", '"\\u0061"', 0),
+    "a format of a surrogate": numbers(1, 1, 7, 0, 6, ROOT, "k", '"\\ud800"', 0),
+    "a format of a bare control": numbers(1, 1, 7, 0, 6, ROOT, "k", '"\n"', 0),
+    "slots": numbers(1, 1, 7, 0, 8, ROOT, 1, 116, b"\x04\x93\x01\x07\x05", 0),
     "a nested type": numbers(1, 1, 7, 0, 7, ROOT, 1, 0),
     "any": numbers(1, 1, 7, 0, 8, ROOT, 1, 126, 0),
     "a sub-document": numbers(1, 1, 7, 0, 9, ROOT, "guid", 118, 0, 0),
     "a skip": numbers(1, 1, 7, 0, 10, 5, 0),
     "a move": numbers(1, 1, 7, 0, 11, ROOT, 0, 7, 0, 0),
     "an unknown kind": numbers(1, 1, 7, 0, 31, ROOT, 1, 0),
-    "an empty text": numbers(1, 1, 7, 0, TEXT, ROOT, "", 0),
+    "an empty text": numbers(1, 1, 7, 0, STRING, ROOT, "", 0),
     "a deletion of nothing": numbers(1, 1, 7, 0, DELETED, ROOT, 0, 0),
     "a section without items": numbers(1, 0, 7, 0, 0),
     "two sections of one client": numbers(2, 1, 7, 0, X, 1, 7, 1, X, 0),
     "one neighbour on both sides": numbers(1, 1, 7, 1, b"\xc4", 7, 0, 7, 0, "x", 0),
-    "bad UTF-8": numbers(1, 1, 7, 0, TEXT, ROOT, 2) + b"\xc3\x28\0",
-    "a surrogate": numbers(1, 1, 7, 0, TEXT, ROOT, 3) + b"\xed\xa0\x80\0",
-    "overlong UTF-8": numbers(1, 1, 7, 0, TEXT, ROOT, 2) + b"\xc0\xaf\0",
-    "a text longer than the bytes": numbers(1, 1, 7, 0, TEXT, ROOT, 99) + b"x\0",
-    "a huge text": numbers(1, 1, 7, 0, TEXT, ROOT, 2**31) + b"x\0",
+    "bad UTF-8": numbers(1, 1, 7, 0, STRING, ROOT, 2) + b"\xc3\x28\0",
+    "a surrogate": numbers(1, 1, 7, 0, STRING, ROOT, 3) + b"\xed\xa0\x80\0",
+    "overlong UTF-8": numbers(1, 1, 7, 0, STRING, ROOT, 2) + b"\xc0\xaf\0",
+    "a text longer than the bytes": numbers(1, 1, 7, 0, STRING, ROOT, 99) + b"x\0",
+    "a huge text": numbers(1, 1, 7, 0, STRING, ROOT, 2**31) + b"x\0",
     "2^28 clients": numbers(2**28),
     "2^28 items": numbers(1, 2**28, 7, 0, X),
     "2^28 deleting clients": numbers(0, 2**28),
@@ -209,7 +244,7 @@ MALFORMED = {
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
 def test_what_is_not_plain_text_in_the_one_root_is_refused(data: bytes) -> None:
     with pytest.raises(CodecError):
-        parse_update(data)
+        parse_update(data, TEXT)
     state = TextState()
     assert not state.apply(7, data)
     with pytest.raises(CodecError):
@@ -219,7 +254,7 @@ def test_what_is_not_plain_text_in_the_one_root_is_refused(data: bytes) -> None:
 def test_the_size_is_looked_at_first() -> None:
     text = "x" * MAX_TEXT_UPDATE_BYTES
     with pytest.raises(CodecError, match="above"):
-        parse_update(numbers(1, 1, 7, 0, TEXT, ROOT, text, 0))
+        parse_update(numbers(1, 1, 7, 0, STRING, ROOT, text, 0), TEXT)
 
 
 OUT_OF_PLACE = {
@@ -246,7 +281,7 @@ OUT_OF_PLACE = {
 
 @pytest.mark.parametrize(("data", "reason"), OUT_OF_PLACE.values(), ids=OUT_OF_PLACE.keys())
 def test_an_operation_builds_on_what_is_there(data: bytes, reason: str) -> None:
-    update = parse_update(data)
+    update = parse_update(data, TEXT)
     with pytest.raises(CodecError, match=reason):
         check_operation(update, 7, known(s7=4, s8=2))
 
@@ -254,9 +289,9 @@ def test_an_operation_builds_on_what_is_there(data: bytes, reason: str) -> None:
 def test_what_an_operation_adds() -> None:
     state = known(s7=4, s8=2)
     data = numbers(1, 2, 7, 4, b"\x84", 8, 1, "a😀", b"\x84", 7, 6, "b", 1, 8, 1, 0, 2)
-    assert check_operation(parse_update(data), 7, state) == Facts(8, {6}, "a😀b", True)
-    assert check_operation(parse_update(EMPTY_UPDATE), 7, state) == Facts(4, set(), "", False)
-    assert check_operation(parse_update(numbers(0, 1, 8, 1, 0, 1)), 9, state).clock == 0
+    assert check_operation(parse_update(data, TEXT), 7, state) == Facts(8, {6}, "a😀b", True)
+    assert check_operation(parse_update(EMPTY_UPDATE, TEXT), 7, state) == Facts(4, set(), "", False)
+    assert check_operation(parse_update(numbers(0, 1, 8, 1, 0, 1), TEXT), 9, state).clock == 0
     assert state.clocks == {7: 4, 8: 2}
 
 
@@ -267,15 +302,15 @@ def test_what_an_operation_adds() -> None:
         numbers(1, 1, 8, 0, b"\x44", 7, 2, "x", 0),
         numbers(0, 1, 7, 1, 1, 1),
         numbers(0, 1, 7, 1, 2, 1),
-        numbers(1, 2, 8, 0, TEXT, ROOT, "😀", b"\x84", 8, 0, "x", 0),
-        numbers(1, 1, 8, 0, TEXT, ROOT, "😀", 1, 8, 1, 0, 1),
+        numbers(1, 2, 8, 0, STRING, ROOT, "😀", b"\x84", 8, 0, "x", 0),
+        numbers(1, 1, 8, 0, STRING, ROOT, "😀", 1, 8, 1, 0, 1),
     ],
 )
 def test_nothing_cuts_a_character_in_two(data: bytes) -> None:
     state = TextState()
     update = state.edit(7, [Insert(0, "a😀b")])
     with pytest.raises(CodecError, match=r"half a character|parts a character"):
-        check_operation(parse_update(data), 8, state._known)
+        check_operation(parse_update(data, TEXT), 8, state._known)
     assert not state.apply(8, data)
 
     # The verdict stays the same when the character is gone, also in a replica that never had it.
@@ -370,3 +405,92 @@ def test_states_must_agree_on_halves() -> None:
     assert not compatible(one, other)
     other.halves, other.clocks = {}, {7: 3}
     assert not compatible(one, other)
+
+
+SLOT = b"\x04\x93\x01\x07\x05"  # [1, 7, 5], with its length in front
+GOOD_SLOTS = {
+    "one": numbers(1, 1, 7, 0, 8, ROOT, 1, 116, SLOT, 0),
+    "two": numbers(1, 1, 7, 0, 8, ROOT, 2, 116, SLOT, 116, b"\x05\x94\xc0\x00\x00\x09", 0),
+    "a deleted one": numbers(1, 2, 7, 0, DELETED, ROOT, 3, b"\x88", 7, 2, 1, 116, SLOT, 0),
+}
+BAD_SLOTS = {
+    "none": numbers(1, 1, 7, 0, 8, ROOT, 0, 0),
+    "text": numbers(1, 1, 7, 0, 4, ROOT, "x", 0),
+    "a format": numbers(1, 1, 7, 0, 6, ROOT, "bold", "true", 0),
+    "a string": numbers(1, 1, 7, 0, 8, ROOT, 1, 119, "x", 0),
+    "a nested array": numbers(1, 1, 7, 0, 8, ROOT, 1, 117, 1, 117, 0, 0),
+    "an empty slot": numbers(1, 1, 7, 0, 8, ROOT, 1, 116, 0, 0),
+    "more slots than bytes": numbers(1, 1, 7, 0, 8, ROOT, 2, 116, SLOT, 0),
+    "2^28 slots": numbers(1, 1, 7, 0, 8, ROOT, 2**28, 116, SLOT, 0),
+    "a slot longer than the bytes": numbers(1, 1, 7, 0, 8, ROOT, 1, 116, 99, b"\x93", 0),
+    "a tag not in its shortest form": numbers(1, 1, 7, 0, 8, ROOT, 1, b"\xf4\x00", SLOT, 0),
+    **{
+        f"the slot {raw.hex()}": numbers(1, 1, 7, 0, 8, ROOT, 1, 116, blob(raw), 0)
+        for raw in (
+            b"\x92\x01\x07",
+            b"\x95\x01\x07\x05\x05\x05",
+            b"\x93\x01\xff\x05",
+            b"\x93\x01\x07\xff",
+            b"\x93\x01\xc3\x05",
+            b"\x93\x01\x07\xc0",
+            b"\x94\x01\x07\x05\xc2",
+            b"\x93\x01\xcc\x07\x05",
+            b"\x93\x01\x07\x05\x00",
+            b"\x93\x01\x07\xc7\x09\x01\x01" + bytes(8),
+            b"\x93\x01\xcf\x00\x20" + bytes(6) + b"\x05",
+            b"\x83\x01\x07\x05",
+            b"\x93" + b"\x91" * 33 + b"\x01\x07\x05",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("data", GOOD_SLOTS.values(), ids=GOOD_SLOTS.keys())
+def test_slots_of_the_right_shape_are_a_sequence_and_no_text(data: bytes) -> None:
+    assert encode(parse_update(data, SEQUENCE)) == data
+    with pytest.raises(CodecError):
+        parse_update(data, TEXT)
+    state = SequenceState()
+    assert state.apply(7, data)
+    assert SequenceState.load(state.encode()).content() == state.content() != b""
+
+
+@pytest.mark.parametrize("data", BAD_SLOTS.values(), ids=BAD_SLOTS.keys())
+def test_what_is_no_slot_is_refused(data: bytes) -> None:
+    with pytest.raises(CodecError):
+        parse_update(data, SEQUENCE)
+    state = SequenceState()
+    assert not state.apply(7, data)
+    with pytest.raises(CodecError):
+        state.merge(data + b"\0")
+    assert state.content() == b""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "null",
+        "true",
+        "false",
+        "0",
+        "-1",
+        str(2**53 - 1),
+        str(1 - 2**53),
+        '""',
+        '"\\n\\u0000😀\x7f"',
+    ],
+)
+def test_a_format_comes_back_from_yrs_as_it_went_in(value: str) -> None:
+    state = TextState()
+    state.edit(7, [Insert(0, "ab")])
+    update = numbers(1, 1, 7, 2, b"\xc6", 7, 0, 7, 1, "key", value, 0)
+    assert state.apply(7, update)
+    assert numbers("key", value) in state.encode()
+    again = TextState.load(state.encode())
+    assert again.spans() == state.spans()
+    assert again.content() == state.content()
+    shown = {} if value == "null" else {"key": json.loads(value)}
+    assert state.spans()[-1] == ("b" if shown else "ab", shown)
+    assert [type(each) for each in state.spans()[-1][1].values()] == [
+        type(each) for each in shown.values()
+    ]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crdt.codec import pack
 from crdt.errors import CodecError
+from crdt.structure import pack
 from mesh.messages import (
     MAX_MESSAGE_BYTES,
     Bye,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from crdt import Document, Register, Text
 from mesh.watch import MISSED, SNAPSHOT, Change, Watchers
 from tests.mesh.world import Note, Task, World, converged, running
 
@@ -72,6 +73,40 @@ async def test_many_changes_of_a_document_are_one_for_a_slow_reader(memory_world
         assert (await anext(watcher)).fields == frozenset()
         watcher.close()
         assert [one async for one in watcher] == []
+
+
+class Session(Document, on_delete="gone"):
+    title: Register[str]
+    notes: Text
+
+
+async def test_a_document_that_is_gone_is_a_change_and_stays_gone(memory_world: World) -> None:
+    a, b = memory_world.replica("a"), memory_world.replica("b", "a")
+    async with running(a, b):
+        with a.edit(Session, "1") as session:
+            session.title = "first"
+            session.notes.append("first")
+        await converged(a, b)
+        watcher = b.watch(Session)
+        assert a.delete(Session, "1")
+        assert not a.delete(Session, "1")
+        with b.edit(Session, "1") as session:
+            session.title = "concurrent"
+            session.notes.append("concurrent")
+        mine = await anext(watcher)
+        assert (mine.fields, mine.mine) == (frozenset({"title", "notes"}), True)
+        await converged(a, b)
+        theirs = await anext(watcher)
+        assert (theirs.document, theirs.fields, theirs.mine) == ("Session/1", frozenset(), False)
+        for replica in (a, b):
+            assert replica.get(Session, "1") is None
+        with b.edit(Session, "1") as session:
+            assert session.snapshot() == {"title": None, "notes": ""}
+            session.notes.append("second")
+        await converged(a, b)
+        view = a.get(Session, "1")
+        assert view is not None
+        assert view.snapshot() == {"title": None, "notes": "second"}
 
 
 async def test_watching_ends_with_the_replica(memory_world: World) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt.codec import pack, unpack
 from crdt.errors import CallerError, InvalidValue
+from crdt.structure import pack, unpack
 from persistence import sealing
 from persistence.base import FrameError
 from persistence.frame import (

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt.codec import pack, unpack
 from crdt.errors import CallerError, InvalidId
 from crdt.ids import week_at, week_of
+from crdt.structure import pack, unpack
 from persistence import folder
 from persistence.base import FolderError, FrameError, StorageError
 from persistence.certificates import session_bits

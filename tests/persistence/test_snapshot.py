@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdt.codec import pack, unpack
 from crdt.snapshot import decode_snapshot
+from crdt.structure import pack, unpack
 from persistence import sealing
 from persistence.base import FrameError
 from persistence.certificates import SessionKey

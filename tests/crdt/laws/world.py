@@ -1,146 +1,336 @@
-"""A few replicas of one shard that write, hear from each other in causal order, and join.
+"""A few replicas of one shard: they write, honestly or not, in frames that cross, get lost, come
+twice and out of order; they join snapshots, crash, begin new sessions and raise the floor.
 
-A run is a list of plain numbers, so that Hypothesis can shrink it; every list is a valid run.
+A run is a list of `Step`s, so that Hypothesis can shrink it; every list is a valid run. Frames go
+through `encode_body`, the inbox of `mesh` and `decode_body`, as they do in a replica.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from crdt.codec import encode, encode_stamped
-from crdt.frontier import covers
-from crdt.ids import Dot
+from crdt.errors import CodecError
+from crdt.ids import RANDOM_BITS, Dot, week_of
 from crdt.lattice import Shard
-from crdt.operation import Operation, Removal
-from crdt.paths import TypeCode, child_path, element_path, field_path
-from crdt.types.rules import ENABLED, PRESENT
-from crdt.types.text import Insert, TextState
+from crdt.operation import Operation, Transaction, decode_body, encode_body
+from crdt.snapshot import ShardSnapshot
+from mesh.inbox import Arrival, Inbox
+from persistence.frame import Header
 
-KEY = b"the mesh's digest key"
-DOCUMENTS = ("Task/1", "Task/2")
-MAP = field_path("m", TypeCode.MAP)
-INNER = child_path(MAP, "inner", TypeCode.MAP)
-SET = field_path("s", TypeCode.SET)
-TEXT = field_path("t", TypeCode.TEXT)
-PLACES = (
-    (field_path("r", TypeCode.REGISTER), encode_stamped(1, "x")),
-    (field_path("c", TypeCode.COUNTER), encode(7)),
-    (field_path("f", TypeCode.FLAG), ENABLED),
-    (element_path(SET, "red"), PRESENT),
-    (child_path(MAP, "k", TypeCode.REGISTER), encode_stamped(2, [1, 2])),
-    (child_path(INNER, 5, TypeCode.COUNTER), encode(-1)),
-)
-FEED = field_path("l", TypeCode.FEED)
-PREFIXES = (b"", MAP, INNER, SET)
+from .authors import act
+from .places import DOCUMENTS, TEXT
 
-Step = tuple[int, int, int, int]
+KEY: Final = b"the mesh's digest key"
+PEERS: Final = 4
+
+# What comes often stands there often. The first is the simplest, and no step at all: to it
+# Hypothesis shrinks what does not matter.
+NOTHING: Final = "nothing"
+WHAT: Final = (
+    NOTHING,
+    *("write",) * 4, "tell", "join", "remove", "blind", "below", "retire", "tell", "tell", "text",
+    "hostile", "hostile", "void", "bounded", "cut", "keep", "crash", "renew", "age", "raise",
+)  # fmt: skip
+
+
+class Step(NamedTuple):
+    """Who does what, and three choices on how."""
+
+    who: int
+    what: str
+    place: int = 0
+    choice: int = 0
+    other: int = 0
+
+
+Script = list[Step]
+
+
+def _essence(script: Script) -> Script:
+    return [step for step in script if step.what != NOTHING]
+
+
 steps = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(0, 7), st.integers(0, 11), st.integers(0, 3)),
+    st.builds(
+        Step,
+        st.integers(0, PEERS - 1),
+        st.sampled_from(WHAT),
+        st.integers(0, 15),
+        st.integers(0, 7),
+        st.integers(0, 7),
+    ),
+    min_size=20,  # else most would be short
     max_size=40,
-)
+).map(_essence)
 
 
-class Told(NamedTuple):
-    """One operation with what its author had: what a frame of one operation says."""
+class Frame(NamedTuple):
+    """What one session wrote in one flush; `context` is all its author had seen: the
+    specification's side of `deps`.
+    """
 
-    dot: Dot
-    operation: Operation
-    context: dict[int, int]
+    session: int
+    first: int
+    last: int
     deps: tuple[Dot, ...]
+    body: bytes
+    operations: tuple[Operation, ...]
+    context: dict[int, int]
+
+    @property
+    def dots(self) -> dict[Dot, Operation]:
+        """Its operations, as its author performed them."""
+        return {(self.session, seq): each for seq, each in enumerate(self.operations, self.first)}
+
+
+Known = dict[Dot, Frame]
+"""Frames by their first dot."""
+
+
+class Joined(NamedTuple):
+    """A snapshot in a journal, and the frames it was made of."""
+
+    snapshot: ShardSnapshot
+    known: Known
 
 
 @dataclass
+class Kept:
+    """A snapshot that somebody holds on to, and what it was when it was taken."""
+
+    snapshot: ShardSnapshot
+    entries: dict[str, dict[bytes, tuple[tuple[int, int, bytes], ...]]]
+    digest: bytes
+
+
 class Peer:
-    """One replica: its shard, and every operation it knows, in the order it applied them."""
+    """One replica: its shard, its inbox, its journal, and what it wrote since the last cut."""
 
-    session: int
-    shard: Shard = field(default_factory=lambda: Shard(KEY))
-    told: dict[Dot, Told] = field(default_factory=dict)
+    def __init__(self, session: int) -> None:
+        self.session = session
+        self.journal: list[Frame | Joined] = []
+        self.durable = 0  # how much of the journal a crash will leave
+        self.kept: list[Kept] = []
+        self._begin()
 
-    def write(self, operation: Operation) -> Told:
-        seq = self.shard.frontier.get(self.session, 0) + 1
-        deps = tuple(sorted((s, n) for s, n in self.shard.heads.items() if s != self.session))
-        told = Told((self.session, seq), operation, dict(self.shard.frontier), deps)
-        self.take(told)
-        return told
+    def __repr__(self) -> str:
+        return f"<Peer {self.session:x}: {self.shard}>"
 
-    def take(self, told: Told) -> None:
-        session, seq = told.dot
-        assert covers(self.shard.frontier, told.context), "the test itself broke causal order"
-        self.shard.apply(session, seq, told.operation)
-        self.shard.frame_applied(session, seq, seq, told.deps)
-        self.told[told.dot] = told
+    def _begin(self) -> None:
+        self.shard = Shard(KEY)
+        self.inbox = Inbox(self.shard.seen)
+        self.known: Known = {}
+        self.pending: list[Operation] = []
+        self.waiting: Known = {}
 
-    def hear(self, other: Peer, backwards: bool) -> None:
-        """Apply all that the other knows, in one of the causal orders."""
-        waiting = [told for dot, told in other.told.items() if dot not in self.told]
-        if backwards:
-            waiting.reverse()
-        while waiting:
-            for told in list(waiting):
-                if covers(self.shard.frontier, told.context):
-                    self.take(told)
-                    waiting.remove(told)
+    @property
+    def told(self) -> dict[Dot, Operation]:
+        """Every operation that is in here."""
+        found = {dot: each for frame in self.known.values() for dot, each in frame.dots.items()}
+        seq = self.shard.frontier.get(self.session, 0) - len(self.pending)
+        return found | {(self.session, seq + n): op for n, op in enumerate(self.pending, 1)}
+
+    # ------------------------------------------------------------------------------------- writing
+
+    def write(self, operation: Operation) -> None:
+        """Perform an operation of one's own; it leaves with the next cut."""
+        self.shard.apply(self.session, self.next_seq, operation)
+        self.pending.append(operation)
+
+    @property
+    def next_seq(self) -> int:
+        return self.shard.frontier.get(self.session, 0) + 1
+
+    def cut(self) -> None:
+        """Make a frame of what was written since the last one."""
+        if not self.pending:
+            return
+        last = self.shard.frontier[self.session]
+        body = encode_body([Transaction("edit", "a", last, "", tuple(self.pending))])
+        self._framed(last + 1 - len(self.pending), last, body, tuple(self.pending))
+        self.pending.clear()
+
+    def write_garbage(self, count: int) -> None:
+        """A frame that no receiver can read: its seqs are used up."""
+        self.cut()
+        first = self.next_seq
+        self.shard.use_up(self.session, first, first + count - 1)
+        nothing = Operation(DOCUMENTS[0], b"", None)
+        self._framed(first, first + count - 1, b"\xc1", (nothing,) * count)
+
+    def _framed(
+        self, first: int, last: int, body: bytes, operations: tuple[Operation, ...]
+    ) -> None:
+        shard, session = self.shard, self.session
+        deps = tuple(sorted((s, n) for s, n in shard.heads.items() if s != session))
+        context = {**shard.frontier, session: first - 1}
+        frame = Frame(session, first, last, deps, body, operations, context)
+        shard.frame_applied(session, first, last, deps)
+        self.known[session, first] = frame
+        self.journal.append(frame)
+
+    # ------------------------------------------------------------------------------------- hearing
+
+    def tell(self, other: Peer, choice: int) -> None:
+        """Send what the other lacks: all, some, some twice, in one of several orders."""
+        self.cut()
+        self.durable = len(self.journal)
+        lacks = [frame for dot, frame in self.known.items() if dot not in other.known]
+        if choice % 2:
+            lacks.reverse()
+        if choice in (2, 3):
+            lacks = lacks[1::2] + lacks[:1]
+        elif choice in (4, 5):
+            lacks = lacks[:2] + lacks[:1]
+        elif choice in (6, 7):
+            lacks = lacks[len(lacks) // 2 :] + list(self.known.values())[:2]
+        other.hear(lacks)
+
+    def hear(self, frames: Iterable[Frame]) -> None:
+        """Take frames in, in any order; apply what can be."""
+        for frame in frames:
+            header = Header(
+                1, b"", 0, frame.session, frame.first, frame.last, frame.deps, 0, 0, 0, b"", {}
+            )
+            self.waiting[frame.session, frame.first] = frame
+            self.inbox.offer(Arrival(header, frame.body, b"", frame.body, "", 0.0))
+        self._pump()
+
+    def _pump(self) -> None:
+        while arrival := self.inbox.take():
+            self._apply(self.waiting[arrival.session, arrival.first])
+            self.inbox.advanced(arrival.session, arrival.last)
+
+    def _apply(self, frame: Frame) -> None:
+        session, first, last = frame.session, frame.first, frame.last
+        try:
+            transactions = decode_body(frame.body)
+        except CodecError:
+            self.shard.use_up(session, first, last)
+        else:
+            self.shard.apply_transactions(session, first, transactions)
+        self.shard.frame_applied(session, first, last, frame.deps)
+        self.known[session, first] = frame
+        self.journal.append(frame)
 
     def join(self, other: Peer) -> None:
-        self.shard.join(other.shard.snapshot())
-        self.told |= {dot: told for dot, told in other.told.items() if dot not in self.told}
+        """Take over the other's state, as it is on its disk."""
+        other.cut()
+        other.durable = len(other.journal)
+        self._join(Joined(other.shard.snapshot(), dict(other.known)))
+        self.inbox.rescan()
+        self._pump()
 
-    def removal(self, document: str, path: bytes, *, prefix: bool) -> tuple[Removal, ...]:
-        """Of what is live there now, as an author says it."""
-        if prefix:
-            live = [entry for _, entries in self.shard.under(document, path) for entry in entries]
-        else:
-            live = list(self.shard.entries(document, path))
-        seen = tuple(sorted({(s, self.shard.frontier[s]) for s, _, _ in live}))
-        return (Removal(path, prefix, seen),) if seen else ()
+    def _join(self, joined: Joined) -> None:
+        self.shard.join(joined.snapshot)
+        self.known.update(joined.known)
+        self.journal.append(joined)
 
-    def act(self, kind: int, place: int, other: int) -> None:
-        """One write, chosen by three numbers."""
-        document = DOCUMENTS[other % len(DOCUMENTS)]
-        if kind == 0:
-            prefix = PREFIXES[place % len(PREFIXES)]
-            removals = self.removal(document, prefix, prefix=True)
-            self.write(Operation(document, prefix, None, removals))
-        elif kind == 1:
-            stamp = self.shard.frontier.get(self.session, 0)
-            self.write(Operation(document, FEED, encode_stamped(stamp, "item"), ()))
-        elif kind == 2:
-            state = self.shard.text(document, TEXT)
-            copy = TextState() if state is None else TextState.load(state.encode())
-            index = min(place, len(copy.value()))
-            update = copy.edit(self.session, [Insert(index, chr(97 + place))])
-            self.write(Operation(document, TEXT, update, ()))
-        elif kind == 3:
-            path, _ = PLACES[place % len(PLACES)]
-            # An invalid payload: void, but its seq is used up.
-            self.write(
-                Operation(document, path, b"\xc1", self.removal(document, path, prefix=False))
-            )
-        else:
-            path, payload = PLACES[place % len(PLACES)]
-            removals = self.removal(document, path, prefix=False)
-            # Sometimes an author who does not overwrite what he saw, or who only removes.
-            if kind == 4:
-                removals = ()
-            self.write(Operation(document, path, None if kind == 5 else payload, removals))
+    # ---------------------------------------------------------------------------- coming and going
+
+    def keep(self) -> None:
+        """Take a snapshot, and hold on to it."""
+        self.cut()
+        snapshot = self.shard.snapshot()
+        self.kept.append(Kept(snapshot, snapshot.entries, snapshot.digest))
+
+    def renew(self, session: int) -> None:
+        """Go on in a new session; the old one has ended."""
+        self.cut()
+        self.durable = len(self.journal)
+        self.session = session
+
+    def crash(self, session: int, *, lose: bool) -> None:
+        """Begin again from the journal, in a new session; all that nobody waits for may be lost."""
+        if not lose:
+            self.cut()
+            self.durable = len(self.journal)
+        journal = self.journal[: self.durable]
+        self.journal = []
+        self.session = session
+        self._begin()
+        for record in journal:
+            if isinstance(record, Frame):
+                self._apply(record)
+            else:
+                self._join(record)
 
 
-def run(script: list[Step], peers: int = 3) -> list[Peer]:
-    """Play a script. Of each step: who, what (0-5 a write, 6 hear, 7 join), and two choices."""
-    world = [Peer(session + 1) for session in range(peers)]
-    for who, kind, place, other in script:
-        peer = world[who % peers]
-        partner = world[(who + 1 + other % (peers - 1)) % peers]
-        if kind == 6:
-            peer.hear(partner, backwards=place % 2 == 1)
-        elif kind == 7:
-            peer.join(partner)
-        else:
-            peer.act(kind if place < 9 else 8, place, other)
+class World:
+    """All replicas, and what the coordinator knows of sessions."""
+
+    def __init__(self) -> None:
+        self.week = 1
+        self._sessions = 0
+        self.peers = [Peer(self.fresh_session()) for _ in range(PEERS)]
+
+    def fresh_session(self) -> int:
+        """The id of a session that is born now."""
+        self._sessions += 1
+        return (self.week << RANDOM_BITS) | self._sessions
+
+    def play(self, step: Step) -> None:
+        """One step."""
+        peer = self.peers[step.who]
+        partner = self.peers[(step.who + 1 + step.other % (PEERS - 1)) % PEERS]
+        match step.what:
+            case "nothing":
+                pass
+            case "tell":
+                peer.tell(partner, step.choice)
+            case "join":
+                peer.join(partner)
+            case "cut":
+                peer.cut()
+            case "keep":
+                peer.keep()
+            case "crash":
+                peer.crash(self.fresh_session(), lose=step.choice % 2 == 0)
+            case "renew":
+                peer.renew(self.fresh_session())
+            case "age":
+                self.age()
+            case "raise":
+                peer.cut()
+                peer.shard.raise_floor(self.week)
+            case "void" if step.choice == 7:
+                peer.write_garbage(1 + step.other)
+            case _:
+                act(peer, step)
+
+    def age(self) -> None:
+        """A week passes: all sessions end, everyone gets all they wrote, so that the floor may be
+        raised.
+        """
+        self.week += 1
+        for peer in self.peers:
+            peer.renew(self.fresh_session())
+        self.everyone_hears_everything()
+        for peer in self.peers:
+            peer.durable = len(peer.journal)
+
+    def everyone_hears_everything(self) -> None:
+        """Every frame reaches everyone. Of floors the highest does, too."""
+        for peer in self.peers * 2:
+            for other in self.peers:
+                if other is not peer:
+                    peer.tell(other, 0)
+        floor = max(peer.shard.floor for peer in self.peers)
+        for peer in self.peers:
+            peer.shard.raise_floor(floor)
+
+
+def run(script: Script) -> World:
+    """Play a script."""
+    world = World()
+    for step in script:
+        world.play(step)
+    for peer in world.peers:
+        peer.cut()
     return world
 
 
@@ -153,14 +343,23 @@ def state(shard: Shard) -> dict[str, object]:
         "floor": snapshot.floor,
         "frontier": snapshot.frontier,
         "heads": snapshot.heads,
-        "entries": snapshot.entries,
-        "texts": {
-            (document, path): TextState.load(data).value()
-            for document, fields in snapshot.texts.items()
-            for path, data in fields.items()
-        },
+        **visible(shard, snapshot),
         "digest": snapshot.digest,
         "count": shard.entry_count,
+    }
+
+
+def visible(shard: Shard, snapshot: ShardSnapshot) -> dict[str, object]:
+    """The part of the state that digests are about."""
+    texts = {}
+    for document in snapshot.texts:
+        text = shard.text(document, TEXT)
+        if text is not None and text.value():
+            texts[document] = text.value()
+    return {
+        "entries": snapshot.entries,
+        "texts": texts,
+        "generations": snapshot.generations,
     }
 
 
@@ -169,3 +368,8 @@ def copy(shard: Shard) -> Shard:
     twin = Shard(KEY)
     twin.join(shard.snapshot())
     return twin
+
+
+def known_upto(told: dict[Dot, Operation], floor: int) -> dict[int, int]:
+    """The frontier of somebody who knows these operations."""
+    return {session: seq for session, seq in sorted(told) if week_of(session) >= floor}
