@@ -27,7 +27,7 @@ class Access(Protocol):
 
     @property
     def session(self) -> int:
-        """The session in whose name writes happen; 0 on a view."""
+        """The session in whose name writes happen; 0 where there are none."""
 
     @property
     def writable(self) -> bool:
@@ -101,15 +101,19 @@ class Access(Protocol):
 
 
 class ShardView:
-    """Live, read-only access: every read sees the shard as it is at that moment."""
+    """Live, read-only access: every read sees the shard as it is at that moment.
 
-    __slots__ = ("_shard", "entries", "last_entries", "under")
+    `session`: in whose name this replica writes, for what reads differ by (a BoundedCounter's
+    rights); 0 for a reader that never writes.
+    """
 
-    session = 0
+    __slots__ = ("_shard", "entries", "last_entries", "session", "under")
+
     writable = False
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, session: int = 0) -> None:
         self._shard = shard
+        self.session = session
         # The shard's own methods, without a call in between: reads of a field are the hottest path
         # there is.
         self.entries = shard.entries

@@ -63,7 +63,7 @@ class ShardHost:
         self.index = index
         self.session = session
         self.lattice = lattice
-        self.view = ShardView(lattice)
+        self.view = ShardView(lattice, session)
         self.inbox = Inbox(lattice.seen, max_frames=inbox_frames, max_bytes=inbox_bytes)
         self.outbox = Outbox(frame_bytes)
         self.chain: dict[int, bytes] = {}

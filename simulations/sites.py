@@ -66,7 +66,7 @@ class Site:
 
     def view(self, cls: type[D], name: str = "1") -> D:
         """A live, read-only view of a document, whether it exists or not."""
-        return cls.bind(ShardView(self.shard), document_id(cls, name))
+        return cls.bind(ShardView(self.shard, self.session), document_id(cls, name))
 
     def operations(self) -> int:
         """How many operations this site has written."""

@@ -116,6 +116,14 @@ async def test_an_aim_that_cannot_be_judged_is_not_met(tmp_path: Path) -> None:
     assert run.rows[0].met is False
 
 
+@pytest.mark.parametrize(("bound", "met"), [(1.5, True), (1.6, False)])
+async def test_a_row_may_have_two_aims(tmp_path: Path, bound: float, met: bool) -> None:
+    run = new_run(tmp_path, 1)
+    figure = Figure("x", "/s", Aim("ours", ">=", 3), Aim("ratio", ">=", bound))
+    await run.compare([figure], ours=constant(x=3), peer=constant(x=2))
+    assert (run.rows[0].aim, run.rows[0].met) == (f">= 3, ratio >= {bound}", met)
+
+
 async def test_a_round_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "ROUND_S", 0.01)
 
@@ -331,3 +339,20 @@ def test_services_can_be_measured() -> None:
         assert any(part in row["figure"] for row in rows), part
     bare = {row["figure"] for row in rows if row["bare"]}
     assert {row["figure"] for row in rows if "rebuild" not in row["figure"]} == bare
+
+
+def test_state_can_be_measured() -> None:
+    """All of it, as briefly as it goes; whether aims are met says nothing here."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "crdt", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=QUICK_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(set(row) == ROW for row in rows)
+    parts = ("registers written", "applied", "read", "typed", "join", "digests", "encoded",
+             "decoded", "taken", "memory of a register", "overwrites")  # fmt: skip
+    for part in parts:
+        found = [row for row in rows if part in row["figure"]]
+        assert found, part
+        assert all(row["ours"] > 0 for row in found if "added" not in row["figure"]), part

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final
 
 from pycrdt import Doc, Map
@@ -15,7 +14,7 @@ from crdt.clock import HybridClock
 from crdt.document import document_id
 from crdt.ids import new_session
 from crdt.lattice import Shard
-from crdt.operation import encode_body
+from crdt.operation import Transaction, encode_body
 from persistence.system import SystemClock, SystemEntropy
 
 ACTOR: Final = "benchmark"
@@ -50,12 +49,13 @@ class Site:
         self.session = new_session(clock.wall_ms(), int.from_bytes(SystemEntropy().token(8)))
         self.clock = HybridClock(clock.wall_ms)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Overlay]:
-        """One transaction."""
-        overlay = Overlay(self.shard, self.session, self.clock)
-        yield overlay
-        commit(self.shard, overlay, "edit", ACTOR, "")
+    def begin(self) -> Overlay:
+        """A transaction; `end` it."""
+        return Overlay(self.shard, self.session, self.clock)
+
+    def end(self, overlay: Overlay) -> Transaction | None:
+        """Commit it."""
+        return commit(self.shard, overlay, "edit", ACTOR, "")
 
     def bodies(self, numbers: Sequence[int], fields: int, value: str) -> list[bytes]:
         """Write the entries of these numbers, so many in one document; the bodies of the frames
@@ -63,12 +63,12 @@ class Site:
         """
         made = []
         for batch in batches(numbers):
-            overlay = Overlay(self.shard, self.session, self.clock)
+            overlay = self.begin()
             for number in batch:
                 document, field = divmod(number, fields)
                 note = Note.bind(overlay, document_id(Note, str(document)))
                 setattr(note, f"f{field}", value)
-            transaction = commit(self.shard, overlay, "edit", ACTOR, "")
+            transaction = self.end(overlay)
             assert transaction is not None
             made.append(encode_body([transaction]))
         return made

@@ -60,9 +60,7 @@ class BoundedEditor(Editor):
 
     @property
     def available(self) -> int:
-        """What the session of this edit may spend now; 0 on a read-only view, which has no session:
-        read `rights` there.
-        """
+        """What this replica's session may spend now; 0 for a reader that never writes."""
         return max(0, self.rights.get(self._access.session, 0))
 
     def grant(self, amount: int) -> None:

@@ -117,7 +117,7 @@ def plant_hang() -> None:
     strict = codec.decode
 
     def hanging(data: bytes) -> Any:
-        while sum(data) % 61 == 0:
+        while sum(data) % 61 == 3:
             pass
         return strict(data)
 
