@@ -23,6 +23,7 @@ from simulations.rehearsal.interrupt import Interrupt
 BENCHMARKS: Final[Mapping[str, str]] = {
     "crdt": "State in memory alone, beside pycrdt doing the same: edits, reads, joins, snapshots",
     "services": "Redis, Kafka and PostgreSQL as a replica uses them, beside their bare drivers",
+    "types": "what each type of crdt/ costs: bytes in a frame, a snapshot and memory, and time",
 }
 """Modules of this package, and what each measures."""
 

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 COLUMNS: Final = ("figure", "unit", "ours", "bare", "peer", "ratio", "aim", "met")
-NUMBERS: Final = COLUMNS[2:6]
+TEXTS: Final = frozenset({"figure", "unit", "aim", "met"})
+"""Columns that are no numbers."""
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """A table on the screen, without the columns that no row fills."""
     table = Table(title=f"{result['name']}, on {machine_line(result)}", title_justify="left")
-    columns = _filled(result)
+    columns, lines = _table(result)
     for column in columns:
-        right = column in NUMBERS
+        right = column not in TEXTS
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
-    for row in result["rows"]:
-        style = "bold red" if row["met"] is False else ""
-        table.add_row(*(_cell(row[column]) for column in columns), style=style)
+    for cells, missed in lines:
+        table.add_row(*cells, style="bold red" if missed else "")
     console.print(table)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The same in Markdown, with the machine under it."""
-    columns = _filled(result)
-    rows = [[_cell(row[column]) for column in columns] for row in result["rows"]]
-    rules = ["--:" if column in NUMBERS else "---" for column in columns]
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, rules, *rows)]
-    return "\n".join([*lines, "", f"Measured on {machine_line(result)}."]) + "\n"
+    columns, lines = _table(result)
+    rules = ["---" if column in TEXTS else "--:" for column in columns]
+    rows = [f"| {' | '.join(cells)} |" for cells in (columns, rules, *(line[0] for line in lines))]
+    return "\n".join([*rows, "", f"Measured on {machine_line(result)}."]) + "\n"
 
 
 def machine_line(result: Mapping[str, Any]) -> str:
@@ -49,9 +48,32 @@ def number(value: float) -> str:
     return text if float(text) or not value else f"{value:.2g}"
 
 
-def _filled(result: Mapping[str, Any]) -> list[str]:
+def _table(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+    """The columns, and for every line its cells and whether it missed its aim."""
     rows = result["rows"]
-    return [column for column in COLUMNS if any(row[column] is not None for row in rows)]
+    columns = [column for column in COLUMNS if any(row[column] is not None for row in rows)]
+    if columns == ["figure", "unit", "ours"] and all(": " in row["figure"] for row in rows):
+        return _crossed(rows)
+    lines = [([_cell(row[column]) for column in columns], row["met"] is False) for row in rows]
+    return columns, lines
+
+
+def _crossed(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+    """Figures called "subject: quantity" that stand alone: a line per subject, a column per
+    quantity.
+    """
+    quantities: dict[str, None] = {}
+    subjects: dict[str, dict[str, str]] = {}
+    for row in rows:
+        subject, _, quantity = row["figure"].partition(": ")
+        title = f"{quantity}, {row['unit']}"
+        quantities[title] = None
+        subjects.setdefault(subject, {})[title] = _cell(row["ours"])
+    lines = [
+        ([subject, *(cells.get(title, _cell(None)) for title in quantities)], False)
+        for subject, cells in subjects.items()
+    ]
+    return ["figure", *quantities], lines
 
 
 def _cell(value: object) -> str:

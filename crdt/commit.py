@@ -72,9 +72,11 @@ def commit(
 
 def _check_labels(*labels: str) -> None:
     for label in labels:
+        if type(label) is str and len(label) * 4 <= MAX_LABEL_BYTES:
+            continue
         if type(label) is not str:
             refuse("a transaction", "str as type, actor and caused_by", label)
-        if len(label) * 4 > MAX_LABEL_BYTES and len(label.encode()) > MAX_LABEL_BYTES:
+        if len(label.encode()) > MAX_LABEL_BYTES:
             raise InvalidValue(f"{label!r:.60}… is a label of more than {MAX_LABEL_BYTES} bytes")
 
 

@@ -23,13 +23,15 @@ def join_entries(
     seen: Seen,
     snapshot: ShardSnapshot,
     outdated: Collection[str],
+    newer: Collection[str],
     resolve: Resolve,
 ) -> set[str]:
     """Join a snapshot's entries into the store; returns the documents that changed.
 
     An entry stays if the other side holds it too or has not seen its dot. `outdated` are documents
-    of which the snapshot only knows an older generation. Costs one comparison a document, and what
-    differs.
+    of which the snapshot only knows an older generation, `newer` those of which we did: what a side
+    has seen says nothing of a generation it does not know (but for cloned sessions it has seen none
+    of it). Costs one comparison a document, and what differs.
     """
     changed: set[str] = set()
     for document, fields in list(store.documents.items()):
@@ -41,9 +43,14 @@ def join_entries(
     for document, others in snapshot.documents.items():
         if document in outdated or store.documents.get(document) == others:
             continue
-        if _take_over(store, document, others, seen):
+        if _take_over(store, document, others, _unseen if document in newer else seen):
             changed.add(document)
     return changed
+
+
+def _unseen(session: int, seq: int) -> bool:
+    del session, seq
+    return False
 
 
 def _drop_removed(

@@ -198,18 +198,22 @@ def _documents(
     reader: StreamReader, bounds: list[tuple[int, int]]
 ) -> dict[str, dict[bytes, Holding]]:
     documents: dict[str, dict[bytes, Holding]] = {}
+    paths: dict[bytes, bytes] = {}  # documents of a type have the same ones: one copy of each
     document = ""
     for _ in range(reader.header()):
         count = reader.header()
         document = _checked_id(reader.next(), document)
         if count < 2:
             raise ValueError(f"{document} is empty")
-        documents[document] = _fields(reader, count - 1, bounds)
+        documents[document] = _fields(reader, count - 1, bounds, paths)
     return documents
 
 
 def _fields(
-    reader: StreamReader, count: int, bounds: list[tuple[int, int]]
+    reader: StreamReader,
+    count: int,
+    bounds: list[tuple[int, int]],
+    paths: dict[bytes, bytes],
 ) -> dict[bytes, Holding]:
     fields: dict[bytes, Holding] = {}
     header, item = reader.header, reader.next
@@ -217,6 +221,7 @@ def _fields(
     for _ in range(count):
         parts = header()
         path = item()
+        path = paths.setdefault(path, path)
         if path <= previous or parts < 4 or parts % 3 != 1:
             raise ValueError("paths out of order, or entries cut short")
         rule = path_rule(path)

@@ -32,8 +32,11 @@ class Event:
 
     Actions: "set" value, "add" amount, "flag" bool, "insert" element, "remove" element, "forget",
     "append" value, "decide" (epoch, value), "grant" amount, "spend" amount, "transfer" (session,
-    amount), "take" (session, amount), and "delete", which takes away everything at and below its
-    place. What has no effect is no event: to set a maximum to less, to remove what is not there.
+    amount), "take" (session, amount), those of `text` and `sequence`, and "delete", which takes
+    away everything at and below its place. What has no effect is no event: to set a maximum to
+    less, to remove what is not there.
+    `generation`: how often its author had seen the document deleted for good, that deletion (which
+    has no action) included.
     """
 
     dot: Dot
@@ -42,10 +45,17 @@ class Event:
     action: str
     value: Any
     seen: frozenset[Dot]
+    generation: int = 0
 
 
 Events = Iterable[Event]
 Meaning = Callable[[Events, Place], Any]
+
+
+def current(events: Events) -> list[Event]:
+    """What counts in a document that was deleted for good: the events of its newest generation."""
+    newest = max((event.generation for event in events), default=0)
+    return [event for event in events if event.generation == newest]
 
 
 def deleted(events: Events, event: Event) -> bool:
@@ -289,3 +299,59 @@ def takes_back(operations: dict[Dot, Operation], dot: Dot) -> bool:
 def pairs(flat: list[int]) -> dict[int, int]:
     """[key, value, key, value …] as a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def text(events: Events, place: Place) -> tuple[set[str], set[tuple[str, str]]]:
+    """The characters that show, and the pairs of them that stand in this order.
+
+    Events: "type" (character, its left and right neighbour as seen, None at the ends), "rub"
+    character; no character is typed twice. YATA and its kind differ in the rest of the order.
+    """
+    mine = [event for event in events if event.place == place]
+    typed = {event.value[0]: event for event in mine if event.action == "type"}
+    rubbed = {event.value for event in mine if event.action == "rub"}
+    shown = {each for each, event in typed.items() if not deleted(events, event)} - rubbed
+    return shown, {
+        pair
+        for pair in _in_order(event.value for event in typed.values())
+        if shown.issuperset(pair)
+    }
+
+
+def sequence(events: Events, place: Place) -> tuple[dict[Any, Any], set[tuple[Any, Any]]]:
+    """{element: value} of the elements that show, and the pairs of them that stand in this order.
+
+    Events: "put" (slot, left and right slot as seen, element, value), of a new element or of one
+    moved or replaced; "cut" element. A slot lives unless somebody who had seen it cut its element
+    or put it anew; of an element's living slots the one put latest shows.
+    """
+    mine = [event for event in events if event.place == place]
+    puts = [event for event in mine if event.action == "put"]
+
+    def lives(put: Event) -> bool:
+        element = put.value[3]
+        ended = [e for e in mine if e.action == "cut" and e.value == element]
+        ended += [e for e in puts if e.value[3] == element]
+        return not deleted(events, put) and not any(put.dot in e.seen for e in ended)
+
+    latest: dict[Any, Event] = {}
+    for put in sorted(filter(lives, puts), key=lambda each: (each.stamp, each.dot)):
+        latest[put.value[3]] = put
+    slots = {put.value[0]: element for element, put in latest.items()}
+    order = _in_order(put.value[:3] for put in puts)
+    pairs = {(slots[a], slots[b]) for a, b in order if a in slots and b in slots}
+    return {element: put.value[4] for element, put in latest.items()}, pairs
+
+
+def _in_order(neighbours: Iterable[tuple[Any, Any, Any]]) -> set[tuple[Any, Any]]:
+    """All pairs in the order that follows from (one, its left, its right)."""
+    pairs = {pair for one, left, right in neighbours for pair in ((left, one), (one, right))}
+    after: dict[Any, set[Any]] = {}
+    for one, other in pairs:
+        if one is not None and other is not None:
+            after.setdefault(one, set()).add(other)
+    for middle in list(after):
+        for found in after.values():
+            if middle in found:
+                found |= after[middle]
+    return {(one, other) for one, found in after.items() for other in found}

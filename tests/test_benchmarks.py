@@ -29,9 +29,15 @@ from benchmarks.harness import (
     summary,
 )
 from benchmarks.pace import UPDATE_BYTES, age, paced, stamped
+from crdt.paths import TypeCode
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK_S = 90
+NAMES = {
+    TypeCode.BOUNDED: "BoundedCounter",
+    TypeCode.MAP: "Map of Registers",
+    TypeCode.MULTIVALUE: "MultiValue",
+}
 ROW = {"figure", "unit", "ours", "bare", "peer", "ratio", "aim", "met"}
 
 
@@ -314,6 +320,25 @@ def test_a_result_can_be_shown_again(
     assert call("fake", "--json", "--markdown").exit_code == 2
 
 
+def test_figures_that_stand_alone_are_crossed() -> None:
+    rows = [
+        {"figure": figure, "unit": unit, "ours": value}
+        for figure, unit, value in (
+            ("A: size", "bytes", 7),
+            ("A: time", "µs", 250),
+            ("B: size", "bytes", 8),
+        )
+    ]
+    blank = dict.fromkeys(("bare", "peer", "ratio", "aim", "met"))
+    kept = {"name": "fake", "machine": harness.machine(), "rows": [row | blank for row in rows]}
+    assert report.markdown(kept).splitlines()[:4] == [
+        "| figure | size, bytes | time, µs |",
+        "| --- | --: | --: |",
+        "| A | 7.00 | 250 |",
+        "| B | 8.00 | — |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0.00"), (0.0042, "0.0042"), (0.25, "0.25"), (12.34, "12.3"), (1234567, "1,234,567")],
@@ -356,3 +381,20 @@ def test_state_can_be_measured() -> None:
         found = [row for row in rows if part in row["figure"]]
         assert found, part
         assert all(row["ours"] > 0 for row in found if "added" not in row["figure"]), part
+
+
+def test_types_can_be_measured() -> None:
+    """Every type, as briefly as it goes: only the bytes mean anything then."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "types", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=QUICK_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["figure"]: row["ours"] for row in json.loads(done.stdout)["rows"]}
+    for code in TypeCode:
+        subject = NAMES.get(code, code.name.capitalize())
+        assert rows[f"{subject}: in a frame"] > 10, "a document, a path, a payload and labels"
+        assert rows[f"{subject}: in a snapshot"] > 10
+        assert rows[f"{subject}: edit"] > 0
+        assert rows[f"{subject}: read"] > 0
+        assert f"{subject}: in memory" in rows

@@ -98,6 +98,7 @@ class TextState(YrsState[Text]):
     def value(self) -> str:
         """The text as it reads now."""
         if self._value is None:
+            self._unobserve()
             self._value = str(self._root)
             self._length = len(self._value)
             self._cursor = (0, 0)

@@ -58,6 +58,7 @@ class YrsState(ABC, Generic[R]):
 
     __slots__ = (
         "_base", "_doc", "_encoded", "_known", "_log", "_log_bytes", "_root", "_session",
+        "_subscription", "_updates",
     )  # fmt: skip
 
     infos: ClassVar[frozenset[int]]
@@ -73,6 +74,8 @@ class YrsState(ABC, Generic[R]):
         self._log: list[bytes] = []
         self._log_bytes = 0
         self._encoded: bytes | None = None
+        self._updates: list[bytes] = []
+        self._subscription: Any = None
         self._rebuild(0)
 
     @classmethod
@@ -246,32 +249,45 @@ class YrsState(ABC, Generic[R]):
         return update
 
     def _perform(self, steps: Sequence[Any]) -> bytes:
-        """One pycrdt transaction, as an update. The caller rebuilds the document if this fails.
-
-        The subscription ends at once: a document with a subscription left is never freed, and
-        every transaction, reads included, would pay for it.
-        """
-        updates: list[bytes] = []
-
-        def caught(event: TransactionEvent) -> None:
-            updates.append(event.update)
-
-        subscription = self._doc.observe(caught)
-        try:
-            if len(steps) == 1:
-                self._step(steps[0])
-            else:
-                with self._doc.transaction():
-                    for step in steps:
-                        self._step(step)
-        finally:
-            self._doc.unobserve(subscription)
+        """One pycrdt transaction, as an update. The caller rebuilds the document if this fails."""
+        self._observe()
+        updates = self._updates
+        updates.clear()
+        if len(steps) == 1:
+            self._step(steps[0])
+        else:
+            with self._doc.transaction():
+                for step in steps:
+                    self._step(step)
         update = updates[0] if updates else EMPTY_UPDATE
         if len(update) > MAX_TEXT_UPDATE_BYTES:
             raise OutOfBounds(
                 f"edit of {len(update)} bytes, above {MAX_TEXT_UPDATE_BYTES}: split it"
             )
         return update
+
+    def _observe(self) -> None:
+        """Subscribe to the document's updates, from one edit to the next as long as nothing else
+        is done with it: every other transaction, reads included, would pay for it.
+        """
+        if self._subscription is None:
+            take = self._updates.append  # nothing of this object: it could never be freed
+
+            def caught(event: TransactionEvent) -> None:
+                take(event.update)
+
+            self._subscription = self._doc.observe(caught)
+
+    def _unobserve(self) -> None:
+        if self._subscription is not None:
+            self._doc.unobserve(self._subscription)
+            self._subscription = None
+            self._updates.clear()
+
+    def __del__(self) -> None:
+        # A document with a subscription left would never be freed.
+        if getattr(self, "_subscription", None) is not None:
+            self._unobserve()
 
     @abstractmethod
     def _step(self, step: Any) -> None:
@@ -286,6 +302,7 @@ class YrsState(ABC, Generic[R]):
 
     def _feed(self, update: bytes) -> bool:
         """Let pycrdt apply checked bytes. False: it refused or panicked, and nothing changed."""
+        self._unobserve()
         try:
             self._doc.apply_update(update)
         except BaseException as error:
@@ -307,6 +324,7 @@ class YrsState(ABC, Generic[R]):
             self._rebase()
 
     def _rebase(self) -> None:
+        self._unobserve()
         self._base = self._doc.get_update()
         self._log.clear()
         self._log_bytes = 0
@@ -314,6 +332,7 @@ class YrsState(ABC, Generic[R]):
 
     def _rebuild(self, session: int) -> None:
         """A new document that writes as `session`, from what is known to be good."""
+        self._unobserve()
         self._doc, self._root = self._made(session)
         self._session = session
 

@@ -76,6 +76,19 @@ def test_joins_agree_with_arrivals() -> None:
     assert everything(applied) == everything(here)
 
 
+def test_joins_agree_also_where_a_session_was_cloned() -> None:
+    """One side has seen a dot of a generation that it does not know: another run's of that id."""
+    here, there = Shard(b"key"), Shard(b"key")
+    here.apply(A, 1, OLD)
+    here.apply(A, 2, OLD_CHILD)
+    there.apply(A, 1, DELETION)
+    there.apply(A, 2, NEW)
+    mine, theirs = here.snapshot(), there.snapshot()
+    here.join(theirs)
+    there.join(mine)
+    assert everything(here) == everything(there)
+
+
 def test_a_deleted_document_does_not_exist_and_is_told_from_one_that_never_did() -> None:
     shard = Shard(b"key")
     shard.apply(A, 1, OLD)

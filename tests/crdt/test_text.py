@@ -407,7 +407,8 @@ def formatted(cells: list[tuple[str, dict[str, Value]]], edit: SetFormat) -> Non
 
 @given(st.data())
 def test_formats_mean_what_they_say(data: st.DataObject) -> None:
-    state, cells = TextState(), [("a", {}), ("😀", {}), ("c", {}), ("é", {})]
+    state = TextState()
+    cells: list[tuple[str, dict[str, Value]]] = [("a", {}), ("😀", {}), ("c", {}), ("é", {})]
     state.edit(3, [Insert(0, "a😀cé")])
     for _ in range(data.draw(st.integers(1, 8))):
         index = data.draw(st.integers(0, 4))

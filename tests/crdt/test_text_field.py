@@ -1,8 +1,22 @@
 """Text through a document: like a str that others edit too."""
 
+from typing import Any
+
 import pytest
 
-from crdt import Document, InvalidValue, OutOfBounds, ReadOnly, Register, SchemaError, Text
+from crdt import (
+    Cursor,
+    Document,
+    EditMisuse,
+    InvalidValue,
+    OutOfBounds,
+    ReadOnly,
+    Register,
+    SchemaError,
+    Text,
+)
+from crdt.types.formats import MAX_JSON_BYTES, MAX_KEY_BYTES
+from crdt.types.text import TextState
 from crdt.types.yrs_state import MAX_INSERTED_BYTES
 from tests.crdt.sites import Site, exchange
 
@@ -128,3 +142,161 @@ def test_refusals() -> None:
     assert site.operations() == 1
     with pytest.raises(ReadOnly):
         site.view(Page).body.append("x")
+
+
+def test_formats_show_in_spans_only() -> None:
+    first, second = Site(1), Site(2)
+    with first.edit(Page) as page:
+        page.body.append("so bold a word")
+        plain = first.shard.document_digest("Page/1")
+        page.body.format(3, 7, bold=True)
+        assert page.body.spans() == [("so ", {}), ("bold", {"bold": True}), (" a word", {})]
+        page.body.delete(0, 1)
+        page.body.spans()[1][1]["bold"] = 7
+        assert page.body.spans() == [("o ", {}), ("bold", {"bold": True}), (" a word", {})]
+        assert page.body == "o bold a word"
+        assert page.notes.spans() == []
+    exchange(first, second)
+    assert plain != second.shard.document_digest("Page/1")
+    with first.edit(Page) as page:
+        page.body.format(0, 13, bold=None, size=3)
+    with second.edit(Page) as page:
+        page.body.format(2, 6, color="réd")
+        page.body.insert(2, "very ")
+    exchange(first, second)
+    for site in (first, second):
+        view = site.view(Page)
+        assert view.snapshot()["body"] == "o very bold a word"
+        assert view.body.spans() == [
+            ("o very ", {"size": 3}),
+            ("bold", {"color": "réd", "size": 3}),
+            (" a word", {"size": 3}),
+        ]
+
+
+def test_formats_count_in_the_digest() -> None:
+    sites = [Site(1), Site(1), Site(1)]
+    for site in sites:
+        with site.edit(Page) as page:
+            page.body.append("word")
+    for site, value in zip(sites, (True, 1, None), strict=True):
+        with site.edit(Page) as page:
+            page.body.format(0, 4, bold=value)
+    assert len({site.shard.digest() for site in sites}) == 3
+    with sites[0].edit(Page) as page:
+        page.body.format(0, 4, bold=None)
+    assert sites[0].shard.digest() == sites[2].shard.digest()
+
+
+def test_formats_that_cannot_be_stored_are_refused() -> None:
+    site = Site(1)
+    with site.edit(Page) as page:
+        page.body.append("abc")
+    before = site.shard.digest()
+    with site.edit(Page) as page:
+        for start, stop in ((-1, 1), (0, 4), (2, 1), (4, 4)):
+            with pytest.raises(OutOfBounds, match=r"Page\.body"):
+                page.body.format(start, stop, bold=True)
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({}, "name the attributes"),
+            ({"size": 1.5}, "bool, int, str or None .* not float for size"),
+            ({"size": 2**53}, r"beyond 2\*\*53 - 1.* use str"),
+            ({"size": [1]}, "not list for size"),
+            ({"size": b"x"}, "not bytes for size"),
+            ({"": 1}, "attribute names take 1 to"),
+            ({"k" * (MAX_KEY_BYTES + 1): 1}, "attribute names take 1 to"),
+            ({"k": "x" * (MAX_JSON_BYTES - 1)}, "keep it in a Map"),
+            ({"k": "\ud800"}, "lone surrogate"),
+            ({"\ud800": 1}, "lone surrogate"),
+        ]
+        for attributes, reason in refused:
+            with pytest.raises(InvalidValue, match=reason):
+                page.body.format(0, 3, **attributes)
+        page.body.format(1, 1, bold=True)
+    assert (site.operations(), site.shard.digest()) == (1, before)
+    with pytest.raises(ReadOnly):
+        site.view(Page).body.format(0, 3, bold=True)
+    longest: dict[str, Any] = {"k" * MAX_KEY_BYTES: "x" * (MAX_JSON_BYTES - 2), "n": 1 - 2**53}
+    with site.edit(Page) as page:
+        page.body.format(0, 3, **longest)
+    other = Site(2)
+    site.send(other)
+    assert other.view(Page).body.spans() == [("abc", longest)]
+
+
+def test_a_replacement_is_made_whole_or_not() -> None:
+    site = Site(1)
+    with site.edit(Page) as page:
+        page.body.append("abc")
+        with pytest.raises(InvalidValue, match="lone surrogate"):
+            page.body.replace(0, 2, "\udc00")
+        assert page.body == "abc"
+        page.body.replace(1, 1, "é")
+    assert site.view(Page).body == "aéc"
+
+
+def test_a_cursor_lasts_and_maps_through_an_open_edit() -> None:
+    first, second = Site(1), Site(2)
+    with first.edit(Page) as page:
+        page.body.append("ab😀cd")
+        with pytest.raises(EditMisuse, match="before writing, or from a view afterwards"):
+            page.body.cursor(1)
+    exchange(first, second)
+    body = first.view(Page).body
+    after, behind = body.cursor(3), body.cursor(3, before=True)
+    end, start = body.cursor(5), body.cursor(0, before=True)
+    with second.edit(Page) as page:
+        page.body.insert(3, "xy")
+        assert (page.body.position(after), page.body.position(behind)) == (5, 3)
+        page.body.delete(1, 3)
+        page.body.format(0, 2, bold=True)
+        assert (page.body.position(after), page.body.position(behind)) == (2, 1)
+        page.body.insert(0, "😀")
+    exchange(first, second)
+    assert body == "😀aycd"
+    assert [body.position(each) for each in (after, behind, end, start)] == [3, 2, 5, 0]
+    for bad in (-1, 6):
+        with pytest.raises(OutOfBounds, match=r"Page\.body"):
+            body.cursor(bad)
+    with pytest.raises(InvalidValue, match="another field"):
+        first.view(Page).notes.position(after)
+    assert first.view(Page).notes.position(first.view(Page).notes.cursor(0)) == 0
+    with pytest.raises(InvalidValue, match=r"Page\.body takes a Cursor, not bytes"):
+        body.position(bytes(after))  # type: ignore[arg-type]
+    assert Cursor.decode(bytes(after)) == after
+
+
+def test_a_join_copies_and_parses_only_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Site(1), Site(2)
+    for name in ("1", "2", "3"):
+        with first.edit(Page, name) as page:
+            page.body.append(name)
+    exchange(first, second)
+    with first.edit(Page, "2") as page:
+        page.body.append("!")
+    merged: list[str] = []
+    merge = TextState.merge
+
+    def counted(self: TextState, data: bytes) -> bool:
+        merged.append(self.value())
+        return merge(self, data)
+
+    monkeypatch.setattr(TextState, "merge", counted)
+    assert second.shard.join(first.shard.snapshot()) == {"Page/2"}
+    assert merged == ["2"]
+    assert second.shard.join(first.shard.snapshot()) == set()
+    assert len(merged) == 1
+
+
+def test_a_snapshot_encodes_only_what_changed() -> None:
+    site = Site(1)
+    for name in ("1", "2"):
+        with site.edit(Page, name) as page:
+            page.body.append("x")
+    path = Page.body.path
+    before = site.shard.snapshot().texts
+    with site.edit(Page, "1") as page:
+        page.body.append("y")
+    after = site.shard.snapshot().texts
+    assert after["Page/2"][path] is before["Page/2"][path]
+    assert after["Page/1"][path] != before["Page/1"][path]

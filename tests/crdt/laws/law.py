@@ -18,6 +18,11 @@ class Law(NamedTuple):
 
     cases: SearchStrategy[Any]
     check: Check
+    tries: int
+
+    def hold(self) -> None:
+        """Try it on as many cases as the profile says."""
+        examples(self.tries)(given(self.cases)(self.check))()
 
     def broken(self, tries: int) -> Exception | None:
         """What the first of `tries` cases that breaks it raises; the same cases every time."""
@@ -32,7 +37,7 @@ class Law(NamedTuple):
         )
         try:
             once(given(self.cases)(self.check))()
-        except Exception as error:  # noqa: BLE001 - whatever it raises, it is broken
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the law is broken
             return error
         return None
 
@@ -40,12 +45,18 @@ class Law(NamedTuple):
 LAWS: Final[dict[str, Law]] = {}
 
 
+def new_law(name: str, cases: SearchStrategy[Any], check: Check, count: int = 100) -> Law:
+    """Make a law of a check and enter it under its name."""
+    assert name not in LAWS, name
+    LAWS[name] = Law(cases, check, count)
+    return LAWS[name]
+
+
 def law(cases: SearchStrategy[Any], count: int = 100) -> Callable[[Check], Callable[..., None]]:
-    """Make a property test of a check, and a law of its name."""
+    """Make a law of a test's body, under the test's name."""
 
     def declare(check: Check) -> Callable[..., None]:
-        assert check.__name__ not in LAWS, check.__name__
-        LAWS[check.__name__] = Law(cases, check)
+        new_law(check.__name__.removeprefix("test_").replace("_", " "), cases, check, count)
         return examples(count)(given(cases)(check))
 
     return declare

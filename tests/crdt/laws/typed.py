@@ -27,7 +27,11 @@ from crdt import (
     Set,
     Text,
 )
+from crdt.access import Overlay, ShardView, commit
+from crdt.clock import HybridClock
 from crdt.codec import decode_stamped
+from crdt.ids import Dot
+from crdt.lattice import Shard
 from crdt.operation import Operation
 from crdt.paths import TypeCode, leaf_code
 from simulations import specification as meaning
@@ -37,8 +41,6 @@ ID = "Thing/1"
 SESSIONS = (1, 2, 3)
 DEPTHS = range(5)
 STAMPED = {TypeCode.REGISTER, TypeCode.MULTIVALUE, TypeCode.FEED}
-GONE = "gone"
-"""The action that deletes a whole document for good."""
 
 Done = list[tuple[str, Any]]
 """What was done at one place, as the specification's actions and values; empty: it had no
@@ -226,14 +228,8 @@ def items(events: meaning.Events, place: meaning.Place) -> Any:
         if event.action != "remove"
         and not any(event.dot in other.seen and named(event) == named(other) for other in mine)
     ]
-    return sorted(
-        {
-            max(
-                (each.stamp, each.value) for each in slots if named(each) == element
-            )[1]
-            for element in {named(event) for event in slots}
-        }
-    ) or None
+    latest = {named(each): each.value for each in sorted(slots, key=lambda each: each.stamp)}
+    return sorted(latest.values()) or None
 
 
 def named(event: Event) -> str:
@@ -282,23 +278,96 @@ class Step(NamedTuple):
     field: int  # 0: the other field
     choice: int
     keys: int
-    delete: int  # a level of Maps at which to remove instead; 5: to clear
+    delete: (
+        int  # a level of Maps at which to remove instead; 5: to clear; 6: the document, for good
+    )
 
 
-step = st.builds(
-    Step,
-    st.integers(0, 2),
-    st.integers(0, 3),
-    st.integers(0, 1),
-    st.integers(0, 3),
-    st.integers(0, 7),
-    st.integers(0, 3),
-    st.integers(0, 9),
+steps = st.lists(
+    st.builds(
+        Step,
+        st.integers(0, 2),
+        st.integers(0, 3),
+        st.integers(0, 1),
+        st.integers(0, 3),
+        st.integers(0, 7),
+        st.integers(0, 3),
+        st.sampled_from((9, 9, *range(10))),
+    ),
+    min_size=8,
+    max_size=40,
 )
+
+
+class Distinct(HybridClock):
+    """A clock of one session whose stamps no other session gives out."""
+
+    def __init__(self, wall_ms: Callable[[], int], session: int) -> None:
+        super().__init__(wall_ms)
+        self._session = session
+
+    def now(self) -> int:
+        self._last = self._own(super().now())
+        return self._last
+
+    def after(self, greatest: int) -> int:
+        return self._own(super().after(greatest))
+
+    def _own(self, stamp: int) -> int:
+        return stamp + (self._session - stamp) % 4
+
+
+Look = Callable[[Any], Any]
+"""What a document shows through an overlay or a view."""
+
+
+class Typist:
+    """One session that writes to one document of a class with fields named `kind_depth`."""
+
+    def __init__(self, session: int, cls: type[Document]) -> None:
+        self.session = session
+        self._cls = cls
+        self._wall_ms = 0
+        self._clock = HybridClock(lambda: self._wall_ms)
+        self._distinct = Distinct(lambda: self._wall_ms, session)
+
+    def remember(self, stamp: int) -> None:
+        """A stamp that the session gave out before."""
+        self._clock.observe(stamp)
+        self._distinct.observe(stamp)
+
+    def edit(
+        self, shard: Shard, name: str, depth: int, step: Step, known: frozenset[Dot], look: Look
+    ) -> list[tuple[Event, Operation]]:
+        """Do one thing, and tell what was done in both languages; nothing, if it has no effect.
+        What is read inside the edit is what is read after it.
+        """
+        self._wall_ms = 1000 + step.choice  # wall clocks disagree, and go back
+        clock = self._distinct if name == "sequence" else self._clock
+        overlay = Overlay(shard, self.session, clock)
+        done = perform(self._cls.bind(overlay, ID), name, depth, step)
+        inside = look(overlay)
+        written = clock.now() - 1  # at least the stamp that was asked for last, below the next
+        first = overlay.base + 1
+        transaction = commit(shard, overlay, "edit", "a", "")
+        operations = () if transaction is None else transaction.operations
+        assert len(operations) == len(done)
+        assert look(ShardView(shard)) == inside
+        told = []
+        for seq, (operation, one) in enumerate(zip(operations, done, strict=True), first):
+            stamp = written
+            if operation.payload is not None and leaf_code(operation.path) in STAMPED:
+                stamp, _ = decode_stamped(operation.payload)
+            dot = (self.session, seq)
+            told.append((Event(dot, stamp, *one, known, operation.generation), operation))
+        return told
 
 
 def perform(thing: Any, name: str, depth: int, step: Step) -> list[tuple[meaning.Place, str, Any]]:
     """Do one thing to the document and say what was done, for the specification."""
+    if step.delete == 6:
+        thing._access.retire(ID)
+        return [((), "", None)]
     attribute = f"{name}_{depth}"
     # The outermost and the innermost key are chosen: that is enough to meet, and to miss.
     keys = ["ab"[step.keys // 2 if level == 0 else step.keys % 2] for level in range(depth)]
@@ -344,6 +413,5 @@ def expected(events: list[Event], name: str, depth: int) -> Any:
             found = meaning.multivalue(events, place)
             return found and tuple((type(each), each) for each in found)
 
-    return specified(typed, depth)(events, (f"{name}_{depth}",)) or None
-
-
+    counted = meaning.current(events)
+    return specified(typed, depth)(counted, (f"{name}_{depth}",)) or None
