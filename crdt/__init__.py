@@ -4,13 +4,21 @@ Declare a document type by annotating a class; read and write it through a repli
 `mesh`):
 
     class Task(Document):
-        title: Register[str]
-        done: Flag
-        effort: Counter
-        labels: Set[str]
-        findings: Map[str, Register[dict[str, Any]]]
-        log: Feed[str]
-        notes: Text
+        title: Register[str]                                    # the latest write is read
+        owner: MultiValue[str]                                  # all concurrent writes are
+        done: Flag                                              # enable wins; or DisableWins()
+        effort: Counter                                         # additions add up
+        tokens: BoundedCounter                                  # never below AtLeast(0)
+        best: Maximum[int]                                      # Minimum likewise
+        labels: Set[str]                                        # add wins; or RemoveWins()
+        findings: Map[str, Register[dict[str, Any]]]            # children merge
+        log: Annotated[Feed[str], Keep(100)]                    # in the order of clocks
+        steps: Sequence[str]                                    # a list, reordered by everybody
+        notes: Text                                             # prose, with formats
+        state: Decided[str]                                     # the coordinator's outcome
+
+Rules for values: Check. Names and versions: Wire, Default, Convert, Formerly. What each type means,
+costs and does not guarantee: docs/types.md; the rest of a class: docs/documents.md.
 """
 
 from crdt.document import Document
@@ -27,8 +35,10 @@ from crdt.errors import (
     ReadOnly,
     SchemaError,
     ServiceError,
+    TransactionTooLarge,
     UnknownField,
 )
+from crdt.plain import Written
 from crdt.types.bounded import BoundedCounter
 from crdt.types.counter import Counter
 from crdt.types.cursor import Cursor
@@ -90,6 +100,8 @@ __all__ = [
     "ServiceError",
     "Set",
     "Text",
+    "TransactionTooLarge",
     "UnknownField",
     "Wire",
+    "Written",
 ]

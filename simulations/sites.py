@@ -17,7 +17,7 @@ from typing import TypeVar
 from crdt import Document
 from crdt.access import Overlay, ShardView, commit
 from crdt.clock import HybridClock
-from crdt.document import document_id
+from crdt.document import delete_document, document_id, validate_document
 from crdt.ids import new_session
 from crdt.lattice import Shard
 from crdt.operation import Transaction, decode_body, encode_body, operation_count
@@ -52,10 +52,17 @@ class Site:
         """What a replica's edit() does: commit if the body returned, forget it if it raised."""
         overlay = self.overlay()
         try:
-            yield cls.bind(overlay, document_id(cls, name))
+            document = cls.bind(overlay, document_id(cls, name))
+            yield document
+            validate_document(document, overlay)
             self.commit(overlay)
         finally:
             overlay.close()
+
+    def delete(self, cls: type[Document], name: str = "1") -> bool:
+        """What a replica's delete() does; False if there is nothing to delete."""
+        with self.edit(cls, name) as document:
+            return delete_document(document._access, cls, document.id)
 
     def commit(self, overlay: Overlay) -> Transaction | None:
         """Make an overlay part of the shard; None if nothing was written in it."""

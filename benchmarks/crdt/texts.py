@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -29,11 +30,18 @@ def typed(count: int) -> list[int]:
 
 
 async def measure(run: Run) -> None:
-    """The typed API against pycrdt's Text whose document has an observer taking the update."""
+    """The typed API against pycrdt's Text whose document has an observer taking the update.
+
+    yrs itself takes longer and longer where a text is one long run, as it is when all is appended.
+    """
     count = run.size(100_000, 300)
-    name = f"text, {count:,} characters typed, one a transaction"
+    await _typing(run, f"text, {count:,} characters appended, one a transaction", range(count))
+    await _typing(run, f"text, {count:,} characters typed here and there", typed(count))
+
+
+async def _typing(run: Run, name: str, places: Sequence[int]) -> None:
+    count, document = len(places), document_id(Note, "1")
     figure = Figure(name, "s", Aim("ratio", "<=", 1.5))
-    places, document = typed(count), document_id(Note, "1")
 
     async def ours() -> dict[str, float]:
         site = Site()

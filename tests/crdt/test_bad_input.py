@@ -29,7 +29,7 @@ from crdt import (
     UnknownField,
 )
 from crdt.document import create_document, delete_document, document_id
-from tests.crdt.sites import Site
+from simulations.sites import Site
 
 
 class Thing(Document):

@@ -24,7 +24,7 @@ from crdt.operation import Operation
 from crdt.paths import TypeCode, field_path
 from crdt.plain import plain_document
 from crdt.types.bounded import BoundedEditor
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Budget(Document):

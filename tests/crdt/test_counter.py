@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crdt import Counter, Document, InvalidValue, Map, ReadOnly
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Tally(Document):

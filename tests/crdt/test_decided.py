@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from crdt import Decided, Document, InvalidValue, OutOfBounds, ReadOnly, SchemaError
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Job(Document):

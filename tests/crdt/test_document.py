@@ -33,7 +33,7 @@ from crdt.document import (
     document_id,
     schema_of,
 )
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Task(Document):

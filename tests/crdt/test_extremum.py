@@ -22,7 +22,7 @@ from crdt.codec import encode
 from crdt.operation import Operation, Removal
 from crdt.paths import TypeCode, field_path
 from crdt.plain import plain_document
-from tests.crdt.sites import START_MS, Site, exchange
+from simulations.sites import START_MS, Site, exchange
 
 Score = NewType("Score", int)
 

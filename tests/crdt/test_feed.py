@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytest
 
 from crdt import Document, Feed, InvalidValue, Keep, ReadOnly, SchemaError
-from tests.crdt.sites import START_MS, Site, exchange
+from simulations.sites import START_MS, Site, exchange
 
 
 class Channel(Document):

@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 
 from crdt import DisableWins, Document, Flag, InvalidValue, Map, ReadOnly
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Switch(Document):

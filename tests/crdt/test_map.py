@@ -16,7 +16,7 @@ from crdt import (
     SchemaError,
     Set,
 )
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Board(Document):

@@ -29,7 +29,7 @@ from crdt import (
 from crdt.document import delete_document, schema_of
 from crdt.plain import plain_document
 from crdt.snapshot import decode_snapshot, encode_snapshot
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Old(Document, name="Task"):

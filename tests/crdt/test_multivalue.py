@@ -8,7 +8,7 @@ import pytest
 from crdt import Document, InvalidValue, Map, MultiValue, ReadOnly, SchemaError
 from crdt.document import delete_document
 from crdt.plain import plain_document
-from tests.crdt.sites import START_MS, Site, exchange
+from simulations.sites import START_MS, Site, exchange
 
 
 class Task(Document):

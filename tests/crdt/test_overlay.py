@@ -32,7 +32,7 @@ from crdt.lattice import Shard
 from crdt.limits import MAX_OPERATIONS
 from crdt.operation import Operation, Removal
 from crdt.types.text import Insert
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Thing(Document):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 
 from crdt import Default, Document, InvalidValue, Register
-from tests.crdt.sites import START_MS, Site, exchange
+from simulations.sites import START_MS, Site, exchange
 
 
 class Finding(TypedDict):

@@ -28,7 +28,7 @@ from crdt import (
 from crdt.document import schema_of
 from crdt.paths import TypeCode, field_path
 from crdt.schema import RESERVED
-from tests.crdt.sites import Site
+from simulations.sites import Site
 
 UserId = NewType("UserId", str)
 T = TypeVar("T")

@@ -31,8 +31,8 @@ from crdt.types.sequence_state import MAX_INSERTED_SLOTS, InsertSlots, SequenceS
 from crdt.types.slots import Slots, make_slot, parse_slot
 from crdt.types.text import Delete
 from crdt.types.yrs_state import MAX_INSERTED_BYTES
+from simulations.sites import START_MS, Site, exchange
 from simulations.specification import Event, sequence, text
-from tests.crdt.sites import START_MS, Site, exchange
 
 
 class Plan(Document):

@@ -20,7 +20,7 @@ from crdt import (
 from crdt.codec import encode
 from crdt.document import delete_document
 from crdt.plain import plain_document
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Bag(Document):

@@ -18,7 +18,7 @@ from crdt import (
 from crdt.types.formats import MAX_JSON_BYTES, MAX_KEY_BYTES
 from crdt.types.text import TextState
 from crdt.types.yrs_state import MAX_INSERTED_BYTES
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 
 class Page(Document):

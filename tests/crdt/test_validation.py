@@ -18,7 +18,7 @@ from crdt import (
     Sequence,
     Set,
 )
-from tests.crdt.sites import Site
+from simulations.sites import Site
 
 Percent = Annotated[int, Check(lambda value: 0 <= value <= 100, "0 to 100")]
 

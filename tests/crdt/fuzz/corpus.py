@@ -30,7 +30,7 @@ from crdt.codec import encode
 from crdt.document import delete_document, document_id
 from crdt.operation import encode_body
 from crdt.snapshot import encode_snapshot
-from tests.crdt.sites import Site, exchange
+from simulations.sites import Site, exchange
 
 HISTORIES = 24
 SITES = 3

@@ -26,11 +26,11 @@ from crdt.paths import ParsedPath, parse_path
 from crdt.snapshot import ShardSnapshot, decode_snapshot, encode_chunks, encode_snapshot
 from crdt.structure import unpack
 from crdt.types.rules import path_rule, valid_assignment
+from simulations.sites import START_MS
 from tests.crdt.fuzz.corpus import NAMES, Everything, corpus
 from tests.crdt.fuzz.mutate import mutated
 from tests.crdt.fuzz.verdict import Outcome, expect
 from tests.crdt.fuzz.yrs_targets import parts
-from tests.crdt.sites import START_MS
 
 KEY: Final = b"key"
 HOSTILE: Final = new_session(START_MS, 666)

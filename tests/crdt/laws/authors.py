@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def act(peer: Peer, step: Step) -> None:
     """One write, chosen by a step."""
-    document = DOCUMENTS[step.other % len(DOCUMENTS)]
+    document = DOCUMENTS[step.other == 7]
     place = PLACES[step.place % len(PLACES)]
     payload = place.payload(step.choice)
     removals = removal(peer, document, place.path)

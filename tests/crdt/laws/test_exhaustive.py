@@ -50,6 +50,9 @@ def ways(*choices: int, delete: int = 9, keys: int = 0) -> tuple[Step, ...]:
 FOR_GOOD: Final = ways(0, delete=6)
 
 
+IN_MAPS: Final = ways(0, delete=0) + ways(0, delete=1)
+
+
 class Scope(NamedTuple):
     """What is done to a field: in the longest histories less, unless the run is a thorough one."""
 
@@ -72,7 +75,7 @@ SCOPES: Final = {
         Scope("flag", 0, ways(0, 1) + FOR_GOOD, ways(0, 1) + FOR_GOOD),
         Scope("careful", 0, ways(0, 1) + FOR_GOOD, ways(0, 1) + FOR_GOOD),
         Scope("set", 0, ways(0, 4, 6) + FOR_GOOD, ways(0, 1, 4, 5, 6) + FOR_GOOD),
-        Scope("set", 2, ways(0, 4) + ways(0, delete=0) + ways(0, delete=1), ways(0, 4) + ways(0, 1, delete=1)),
+        Scope("set", 2, ways(0, 4) + IN_MAPS, ways(0, 1, 4) + IN_MAPS),
         Scope("banned", 0, ways(0, 4, 7) + FOR_GOOD, ways(0, 1, 4, 5, 7) + FOR_GOOD),
         Scope("feed", 0, ways(0, 1) + FOR_GOOD, ways(0, 1, 2) + FOR_GOOD),
         Scope("decided", 0, ways(0, 1, 2) + FOR_GOOD, ways(0, 1, 2, 3) + FOR_GOOD),
@@ -137,7 +140,7 @@ class Explorer:
         self._sessions = sessions
         attribute = f"{scope.name}_{scope.depth}"
         annotations = {attribute: declared(KINDS[scope.name].annotation, scope.depth)}
-        self._class = type("Thing", (Document,), {"__annotations__": annotations})
+        self._class: type[Document] = type("Thing", (Document,), {"__annotations__": annotations})
         self._numbers: dict[tuple[int, Step, frozenset[int]], int] = {}
         self._edits: list[Edit] = []
         self._states: dict[frozenset[int], ShardSnapshot] = {}
@@ -205,15 +208,14 @@ class Explorer:
         edits = self._edits
         lasts = [one for one in history if not any(one in edits[each].seen for each in history)]
         shards = [self._applied(history, last) for last in lasts]
-        for one, other in itertools.permutations(lasts, 2):
-            shards.append(self._shard(history - {one}))
+        for last, other in itertools.permutations(lasts, 2):
+            shards.append(self._shard(history - {last}))
             shards[-1].join(self._state(history - {other}))
         for last in lasts:
             shards.append(self._shard(history - {last}))
             shards[-1].join(self._state(edits[last].seen | {last}))
-        first, *others = (self._all_of(shard) for shard in shards)
-        for other in others:
-            assert other == first, self._told(history)
+        states = [self._all_of(shard) for shard in shards]
+        assert all(state == states[0] for state in states), self._told(history)
         events = [event for one in history for event, _ in edits[one].done]
         meant = expected(events, self._name, self._depth)
         assert self._look(ShardView(shards[0])) == meant, self._told(history)

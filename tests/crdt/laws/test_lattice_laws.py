@@ -138,6 +138,8 @@ def test_joining_equals_applying(script: Script) -> None:
     joined = copy(first.shard)
     changed = joined.join(second.shard.snapshot())
     before = {each: first.shard.document_digest(each) for each in DOCUMENTS}
+    assert joined.floor == max(first.shard.floor, second.shard.floor)
+    assert joined.frontier == known_upto(first.told | second.told, joined.floor)
     second.tell(first, 0)
     first.shard.raise_floor(second.shard.floor)
     # What waited at the first may have come out besides.
@@ -180,6 +182,30 @@ def test_digests_are_equal_exactly_if_states_are(case: tuple[Script, set[int]]) 
         for right, seen_right in zip(shards, seen, strict=True):
             assert (left.digest() == right.digest()) == (seen_left == seen_right)
     assert Shard(b"another key").digest() == Shard(KEY).digest()  # nothing is nothing in every mesh
+
+
+entries = st.builds(
+    lambda number, document, path, payload: (
+        (1, number + 1),
+        Operation(DOCUMENTS[document], PLACES[path].path, PLACES[path].payload(payload)),
+    ),
+    st.integers(0, 1),
+    st.integers(0, 1),
+    st.sampled_from((0, 1)),
+    st.integers(0, 1),
+)
+
+
+@law(st.tuples(entries, entries))
+def test_digests_tell_every_part_of_an_entry(pair: tuple[tuple[Dot, Operation], ...]) -> None:
+    digests = []
+    for (session, number), operation in pair:
+        shard = Shard(KEY)
+        for seq in range(1, number):
+            shard.apply(session, seq, void(DOCUMENTS[0]))
+        shard.apply(session, number, operation)
+        digests.append(shard.digest())
+    assert (digests[0] == digests[1]) == (pair[0] == pair[1])
 
 
 def in_order(peer: Peer) -> dict[Dot, Operation]:

@@ -15,7 +15,7 @@ from crdt.access import ShardView
 from crdt.ids import Dot
 from crdt.lattice import Shard
 from crdt.operation import Operation
-from simulations.specification import Event
+from simulations.specification import Event, deleted
 
 from .law import new_law
 from .typed import (
@@ -87,6 +87,20 @@ class Case(NamedTuple):
     steps: list[Step]
 
 
+def stamped_above_all_it_saw(event: Event, events: list[Event]) -> bool:
+    """Else a write could lose against one that its author had overwritten. What was deleted before
+    is forgotten, its stamps too.
+    """
+    if event.action != "set" or not str(event.place[0]).startswith(("register", "multivalue")):
+        return True
+    known = [each for each in events if each.dot in event.seen]
+    return all(
+        each.stamp < event.stamp or deleted(known, each)
+        for each in known
+        if (each.place, each.action, each.generation) == (event.place, "set", event.generation)
+    )
+
+
 def check(case: Case) -> None:
     fields = [(case.name, case.depth % len(KINDS[case.name].depths)), case.other]
     writers = [Writer(Typist(session, Thing)) for session in SESSIONS]
@@ -98,6 +112,7 @@ def check(case: Case) -> None:
         writer.edit(*fields[step.field == 0], step)
     for writer in writers:
         events = list(writer.events.values())
+        assert all(stamped_above_all_it_saw(event, events) for event in events)
         seen = shown(ShardView(writer.shard))
         for each, level in FIELDS:
             assert seen[f"{each}_{level}"] == expected(events, each, level), (each, level)

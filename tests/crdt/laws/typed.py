@@ -125,6 +125,18 @@ def write_set(leaf: Leaf, choice: int) -> Done:
     return [("delete", None)] if before else []
 
 
+def write_mixed(leaf: Leaf, choice: int) -> Done:
+    """Elements that Python takes for equal."""
+    element = (1, True, 1.0)[choice % 3]
+    labels = leaf.read()
+    before = {(type(each), each) for each in labels}
+    if choice < 5:
+        labels.add(element)
+        return [("insert", (type(element), element))]
+    labels.discard(element)
+    return [("remove", (type(element), element))] if (type(element), element) in before else []
+
+
 def write_remove_wins(leaf: Leaf, choice: int) -> Done:
     name, labels = "ab"[choice % 2], leaf.read()
     before = list(labels)
@@ -246,6 +258,7 @@ KINDS = {
     "flag": Kind(Flag, meaning.flag, write_flag),
     "careful": Kind(Annotated[Flag, DisableWins()], meaning.disable_wins, write_flag),
     "set": Kind(Set[str], meaning.elements, write_set),
+    "mixed": Kind(Set[Any], meaning.elements, write_mixed, range(1)),
     "feed": Kind(Feed[str], meaning.feed, write_feed),
     "banned": Kind(
         Annotated[Set[str], RemoveWins()],
@@ -328,6 +341,7 @@ class Typist:
         self.session = session
         self._cls = cls
         self._wall_ms = 0
+        self._edits = 0
         self._clock = HybridClock(lambda: self._wall_ms)
         self._distinct = Distinct(lambda: self._wall_ms, session)
 
@@ -342,7 +356,9 @@ class Typist:
         """Do one thing, and tell what was done in both languages; nothing, if it has no effect.
         What is read inside the edit is what is read after it.
         """
-        self._wall_ms = 1000 + step.choice  # wall clocks disagree, and go back
+        # Wall clocks disagree, go back, and often show the same.
+        self._edits += 1
+        self._wall_ms = 1000 + self._edits // 2 * 2 + step.choice % 4
         clock = self._distinct if name == "sequence" else self._clock
         overlay = Overlay(shard, self.session, clock)
         done = perform(self._cls.bind(overlay, ID), name, depth, step)
@@ -397,6 +413,8 @@ def converted(name: str, depth: int, value: Any) -> Any:
         return sorted(value)
     if name in ("set", "banned"):
         return frozenset(value)
+    if name == "mixed":
+        return frozenset((type(each), each) for each in value)
     if name == "multivalue":
         return tuple((type(each), each) for each in value)
     if name == "decided":
