@@ -343,9 +343,7 @@ class Shard:
         changed |= self._texts.join(texts, afresh=newer)
         for document, generation in newer.items():
             self._store.retire(document, generation)
-        changed |= join_entries(
-            self._store, self.seen, snapshot, outdated, newer, self._resolve
-        )
+        changed |= join_entries(self._store, self.seen, snapshot, outdated, newer, self._resolve)
         self._join_context(snapshot)
         return changed
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from unittest.mock import patch
 
 import crdt.joining
@@ -24,9 +23,8 @@ import crdt.types.multivalue
 import crdt.types.register
 import crdt.types.set
 import tests.crdt.laws.test_lattice_laws
-import tests.crdt.laws.test_types_meaning  # noqa: F401 - imported for the laws in it
-from crdt.clock import HybridClock
-from crdt.codec import decode, encode
+import tests.crdt.laws.test_types_meaning
+import tests.crdt.planted_types  # noqa: F401 - imported for the variants in it
 from crdt.digest import EntryHash
 from crdt.entries import EntryStore
 from crdt.holding import entries_of
@@ -34,75 +32,24 @@ from crdt.lattice import Shard
 from crdt.limits import MAX_SEQ
 from crdt.operation import is_valid
 from crdt.overlay import Overlay
-from crdt.paths import TypeCode
 from crdt.prefixes import PrefixIndex
 from crdt.snapshot import ShardSnapshot
 from crdt.texts import TextStore
-from crdt.types.counter import Counter
-from crdt.types.extremum import Extremum
-from crdt.types.flag import Flag
-from crdt.types.guards import may_remove
-from crdt.types.rules import PRESENT
 from mesh.inbox import Inbox
-from tests.crdt.laws.law import LAWS
-
-TRIES: Final = 300
-"""On how many cases a law is tried; the same ones each time."""
-
-Plant = Callable[[], AbstractContextManager[Any]]
+from tests.crdt.planting import VARIANTS, breaks, instead, without
 
 STATE: Final = "state is a function of the set of operations"
 AGREE: Final = "replicas that hear everything agree"
 JOIN: Final = "join is commutative associative and idempotent"
 APPLY: Final = "joining equals applying"
 DIGEST: Final = "digests are equal exactly if states are"
-PARTS: Final = "digests tell every part of an entry"
+PARTS: Final = "digests tell every part"
 CARRY: Final = "bodies and snapshots carry all of it"
 FROZEN: Final = "a snapshot never changes"
 LARGER: Final = "of two payloads under one dot the larger stays"
 HEADS: Final = "heads are what no other frame depends on"
 TWICE: Final = "duplicates change nothing"
 BELOW: Final = "what lies below a prefix is what begins with it"
-
-
-class Variant(NamedTuple):
-    """How to plant a mistake for a while, and the law that it breaks."""
-
-    plant: Plant
-    law: str
-
-    def caught(self) -> AssertionError | None:
-        """What the law has to say of it; None: it did not notice."""
-        with self.plant():
-            return LAWS[self.law].broken(TRIES)
-
-
-VARIANTS: Final[dict[str, Variant]] = {}
-
-
-def breaks(law: str) -> Callable[[Plant], Plant]:
-    """Enter a variant under its function's name."""
-
-    def enter(plant: Plant) -> Plant:
-        VARIANTS[plant.__name__.replace("_", " ")] = Variant(plant, law)
-        return plant
-
-    return enter
-
-
-def instead(where: Any, name: str, wrong: Callable[..., Any]) -> AbstractContextManager[Any]:
-    """A function in another's place; `wrong` takes the right one first."""
-    right = getattr(where, name)
-
-    def planted(*arguments: Any, **named: Any) -> Any:
-        return wrong(right, *arguments, **named)
-
-    return patch.object(where, name, planted)
-
-
-def without(where: Any, name: str, result: Any = None) -> AbstractContextManager[Any]:
-    """A function that does nothing."""
-    return instead(where, name, lambda *_, **__: result)
 
 
 # ----------------------------------------------------------------------------- removals
@@ -408,160 +355,24 @@ def the_digest_misses_payloads() -> AbstractContextManager[Any]:
     return deaf_to(4, b"payload")
 
 
-@breaks(DIGEST)
+@breaks(PARTS)
 def the_digest_misses_generations() -> AbstractContextManager[Any]:
     return without(EntryHash, "generation", 0)
 
 
-@breaks(DIGEST)
+@breaks(PARTS)
 def the_digest_misses_texts() -> AbstractContextManager[Any]:
     return without(TextStore, "sum", 0)
 
 
 @breaks(DIGEST)
-def the_digest_misses_removals() -> AbstractContextManager[Any]:
-    def wrong(right: Any, *change: Any) -> None:
-        if change[-1] is None:
-            right(*change)
+def the_digest_is_computed_once() -> AbstractContextManager[Any]:
+    computed: dict[int, tuple[Any, int]] = {}
 
-    return instead(EntryStore, "_note", wrong)
+    def wrong(right: Any, store: Any) -> int:
+        return computed.setdefault(id(store), (store, right(store)))[1]
 
-
-# ----------------------------------------------------------------------------- guards
-
-
-def unguarded(*codes: TypeCode) -> AbstractContextManager[Any]:
-    """Removals of these types are not judged."""
-
-    def wrong(_: Any, code: TypeCode, *rest: Any) -> bool:
-        return code in codes or may_remove(code, *rest)
-
-    return instead(crdt.lattice, "may_remove", wrong)
-
-
-@breaks(STATE)
-def a_maximum_is_removed_by_less() -> AbstractContextManager[Any]:
-    return unguarded(TypeCode.MAXIMUM)
-
-
-@breaks(STATE)
-def a_minimum_is_removed_by_more() -> AbstractContextManager[Any]:
-    return unguarded(TypeCode.MINIMUM)
-
-
-@breaks(STATE)
-def a_decision_is_removed() -> AbstractContextManager[Any]:
-    return unguarded(TypeCode.DECIDED)
-
-
-@breaks(STATE)
-def a_row_is_removed_by_others() -> AbstractContextManager[Any]:
-    return unguarded(TypeCode.BOUNDED)
-
-
-@breaks(STATE)
-def a_row_takes_back() -> AbstractContextManager[Any]:
-    return without(crdt.lattice, "continues", True)
-
-
-@breaks(STATE)
-def a_minimum_is_ranked_like_a_maximum() -> AbstractContextManager[Any]:
-    def wrong(right: Any, code: TypeCode, held: bytes, payload: bytes) -> Any:
-        return right(TypeCode.MAXIMUM if code is TypeCode.MINIMUM else code, held, payload)
-
-    return instead(crdt.types.guards, "outranks", wrong)
-
-
-@breaks(STATE)
-def equal_numbers_have_no_order() -> AbstractContextManager[Any]:
-    return instead(crdt.types.guards, "rank", lambda right, payload: right(payload)[:2])
-
-
-# ----------------------------------------------------------------------------- types
-
-
-@breaks("values of register")
-def the_earlier_write_wins() -> AbstractContextManager[Any]:
-    return instead(crdt.types.register, "ranked", lambda right, found: right(found)[::-1])
-
-
-@breaks("values of register")
-def ties_are_broken_by_seq() -> AbstractContextManager[Any]:
-    def wrong(right: Any, found: Any) -> Any:
-        return sorted(right(found), key=lambda each: (each[0], each[2], -each[1]))
-
-    return instead(crdt.types.register, "ranked", wrong)
-
-
-@breaks("values of register")
-def a_stamp_may_be_below_what_it_overwrites() -> AbstractContextManager[Any]:
-    return instead(HybridClock, "after", lambda _, clock, __: clock.now())
-
-
-@breaks("values of multivalue")
-def a_multivalue_shows_one_value() -> AbstractContextManager[Any]:
-    return instead(crdt.types.multivalue, "distinct", lambda right, found: right(found)[:1])
-
-
-@breaks("values of counter")
-def a_total_stays_beside_the_next() -> AbstractContextManager[Any]:
-    def wrong(_: Any, counter: Any, access: Any, document: str, path: bytes, value: Any) -> None:
-        change = value - counter.view(access, document, path)
-        if change:
-            access.write(document, path, encode(value))
-
-    return instead(Counter, "assign", wrong)
-
-
-@breaks("values of counter")
-def a_counter_replaces_the_totals_of_others() -> AbstractContextManager[Any]:
-    def wrong(right: Any, overlay: Any, document: str, path: bytes, **how: Any) -> Any:
-        return right(overlay, document, path, **{**how, "own": False})
-
-    return instead(Overlay, "removal", wrong)
-
-
-@breaks("values of mixed")
-def elements_are_compared_as_python_does() -> AbstractContextManager[Any]:
-    def wrong(right: Any, path: bytes, element: Any) -> Any:
-        return right(path, int(element) if element in (0, 1) else element)
-
-    return instead(crdt.types.set, "element_path", wrong)
-
-
-@breaks("values of banned")
-def adding_wins_against_removing() -> AbstractContextManager[Any]:
-    def wrong(_: Any, found: Any) -> bool:
-        return any(payload == PRESENT for _, _, payload in found)
-
-    return instead(crdt.types.set, "_present", wrong)
-
-
-@breaks("values of careful")
-def enabling_wins_against_disabling() -> AbstractContextManager[Any]:
-    def wrong(_: Any, flag: Any, access: Any, document: str, path: bytes) -> bool:
-        del flag
-        return any(decode(payload) for _, _, payload in access.entries(document, path))
-
-    return instead(Flag, "view", wrong)
-
-
-@breaks("values of maximum")
-def a_maximum_writes_what_gains_nothing() -> AbstractContextManager[Any]:
-    def wrong(_: Any, field: Any, access: Any, document: str, path: bytes, value: Any) -> None:
-        del field
-        access.replace(document, path, encode(value))
-
-    return instead(Extremum, "assign", wrong)
-
-
-@breaks("values of decided")
-def a_deleted_document_reads_on_in_its_edit() -> AbstractContextManager[Any]:
-    def wrong(right: Any, overlay: Any, document: str) -> None:
-        right(overlay, document)
-        overlay._changed[document] = {}
-
-    return instead(Overlay, "retire", wrong)
+    return instead(EntryStore, "sum", wrong)
 
 
 def main() -> None:

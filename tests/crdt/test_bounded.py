@@ -18,6 +18,7 @@ from crdt import (
     ReadOnly,
     SchemaError,
 )
+from crdt.access import ShardView
 from crdt.document import delete_document
 from crdt.ids import MAX_SESSION
 from crdt.operation import Operation
@@ -74,8 +75,13 @@ def test_starts_at_its_bound() -> None:
     assert repr(site.view(Budget)) == "<Budget/1 seats=10>"
 
 
-def test_a_view_has_no_session_that_could_spend() -> None:
-    assert tokens_of(granted(5)).available == 0
+def test_a_view_tells_what_its_replica_may_spend() -> None:
+    site, other = granted(5), Site(2)
+    exchange(site, other)
+    assert tokens_of(site).available == 5
+    assert tokens_of(other).available == 0
+    nobody = Budget.bind(ShardView(site.shard), "Budget/1")
+    assert nobody.tokens.available == 0, "a reader that never writes"
 
 
 def test_what_one_granted_another_spends_after_a_transfer() -> None:

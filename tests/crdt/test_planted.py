@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import tests.crdt.planted  # noqa: F401 - imported for the variants in it
 from tests.crdt.laws.law import LAWS
-from tests.crdt.planted import TRIES, VARIANTS
+from tests.crdt.planting import TRIES, VARIANTS
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -15,7 +16,7 @@ def test_the_law_tells(name: str) -> None:
 
 @pytest.mark.parametrize("law", sorted({variant.law for variant in VARIANTS.values()}))
 def test_nothing_is_wrong_where_nothing_is_planted(law: str) -> None:
-    found = LAWS[law].broken(TRIES)
+    found = LAWS[law].broken(TRIES // 6)  # its own test tries more
     assert found is None, found
 
 

@@ -82,21 +82,22 @@ def write_text(peer: Peer, document: str, step: Step) -> None:
 
 
 def write_row(peer: Peer, document: str, step: Step) -> None:
-    """The next row of one's own in a bounded counter; every other choice takes something back."""
+    """The next row of one's own in a bounded counter; every other one takes something back."""
     shard = peer.shard
     rows = [e for e in shard.entries(document, BOUNDED) if e[0] == peer.session]
     granted, spent, given, taken = read_row(rows[-1][2]) if rows else (0, 0, {}, {})
-    by = 1 if step.choice < 6 else -1
-    other = 1 + step.place // 4 % 3
-    match step.place % 4:
-        case 0:
-            granted = max(0, granted + by)
-        case 1:
-            spent = max(0, spent + by)
-        case 2:
-            given = {**given, other: max(0, given.get(other, 0) + by)}
-        case _:
-            taken = {**taken, other: max(0, taken.get(other, 0) + by)}
+    other = 1 + step.choice % 2
+    if step.choice >= 4:
+        granted, spent = max(0, granted - 1), max(0, spent - 1)
+        given.pop(other, None)
+        taken.pop(other, None)
+    elif step.other % 4 == 0:
+        granted += 1
+    elif step.other % 4 == 1:
+        spent += 1
+    else:
+        part = given if step.other % 4 == 2 else taken
+        part[other] = part.get(other, 0) + 1
     removals = removal(peer, document, BOUNDED, own=True)
     payload = row(granted, spent, given, taken)
     peer.write(Operation(document, BOUNDED, payload, removals, shard.generation(document)))
@@ -124,11 +125,13 @@ def void_operation(peer: Peer, document: str, step: Step) -> Operation:
 
 def hostile_operation(peer: Peer, document: str, step: Step) -> Operation:
     """A valid operation that no honest author writes."""
-    guarded = GUARDED[step.place % len(GUARDED)]
+    guarded = PLACES[step.place % len(PLACES)]
+    if guarded not in GUARDED:
+        guarded = GUARDED[step.place % len(GUARDED)]
     plain = PLAIN[step.place % len(PLAIN)]
     shard = peer.shard
     generation = shard.generation(document)
-    low = guarded.payload(step.place)
+    low = guarded.payload(step.other)
     everything = removal(peer, document, b"", prefix=True)
     there = removal(peer, document, guarded.path)
     rows = removal(peer, document, BOUNDED)

@@ -45,14 +45,14 @@ class Law(NamedTuple):
 LAWS: Final[dict[str, Law]] = {}
 
 
-def new_law(name: str, cases: SearchStrategy[Any], check: Check, count: int = 100) -> Law:
+def new_law(name: str, cases: SearchStrategy[Any], check: Check, count: int = 150) -> Law:
     """Make a law of a check and enter it under its name."""
     assert name not in LAWS, name
     LAWS[name] = Law(cases, check, count)
     return LAWS[name]
 
 
-def law(cases: SearchStrategy[Any], count: int = 100) -> Callable[[Check], Callable[..., None]]:
+def law(cases: SearchStrategy[Any], count: int = 150) -> Callable[[Check], Callable[..., None]]:
     """Make a law of a test's body, under the test's name."""
 
     def declare(check: Check) -> Callable[..., None]:

@@ -234,8 +234,27 @@ class Explorer:
         return "\n".join(lines)
 
 
-# How many histories have an effect in every edit: if fewer are checked, or more, say why here.
-HISTORIES: Final[dict[str, int]] = {}
+# How many histories there are in which every edit has an effect, by default and in a thorough run:
+# if other numbers are checked, say why here.
+HISTORIES: Final = {
+    "register_0": (32856, 75660),
+    "register_1": (5232, 9100),
+    "multivalue_0": (16964, 46276),
+    "maximum_0": (9516, 41488),
+    "minimum_0": (9516, 41488),
+    "counter_0": (11036, 31336),
+    "counter_1": (5732, 19386),
+    "flag_0": (10104, 10104),
+    "careful_0": (10104, 10104),
+    "set_0": (5860, 24320),
+    "set_2": (2852, 2852),
+    "banned_0": (15774, 93096),
+    "feed_0": (11036, 31336),
+    "decided_0": (12804, 25480),
+    "bounded_0": (3967, 16186),
+    "text_0": (3496, 31336),
+    "sequence_0": (2264, 22738),
+}
 
 
 @pytest.mark.parametrize("name", SCOPES)
@@ -249,8 +268,7 @@ def test_every_short_history_converges_to_what_is_specified(name: str) -> None:
             for shape in shapes(edits):
                 explorer.explore(shape, steps)
         checked += explorer.checked
-    print(f"HH {name} {checked}")
-    assert checked == HISTORIES.get(name)
+    assert checked == HISTORIES[name][THOROUGH]
 
 
 def test_all_shapes_of_histories_are_there() -> None:

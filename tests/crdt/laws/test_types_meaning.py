@@ -106,21 +106,27 @@ def check(case: Case) -> None:
     writers = [Writer(Typist(session, Thing)) for session in SESSIONS]
     for step in case.steps:
         writer = writers[step.who]
-        if step.hear >= 2:
+        if step.hear >= 4:
             partner = writers[(step.who + 1 + step.partner) % 3]
-            writer.hear(partner, join=step.hear == 2)
+            writer.hear(partner, join=step.hear == 4)
         writer.edit(*fields[step.field == 0], step)
     for writer in writers:
-        events = list(writer.events.values())
-        assert all(stamped_above_all_it_saw(event, events) for event in events)
-        seen = shown(ShardView(writer.shard))
-        for each, level in FIELDS:
-            assert seen[f"{each}_{level}"] == expected(events, each, level), (each, level)
+        reads_as_specified(writer)
     for writer in writers:
         for partner in writers:
             writer.hear(partner, join=False)
+    for writer in writers:
+        reads_as_specified(writer)
     assert len({repr(shown(ShardView(writer.shard))) for writer in writers}) == 1
     assert len({writer.shard.digest() for writer in writers}) == 1
+
+
+def reads_as_specified(writer: Writer) -> None:
+    events = list(writer.events.values())
+    assert all(stamped_above_all_it_saw(event, events) for event in events)
+    seen = shown(ShardView(writer.shard))
+    for each, level in FIELDS:
+        assert seen[f"{each}_{level}"] == expected(events, each, level), (each, level)
 
 
 VALUES = {

@@ -286,7 +286,7 @@ class Step(NamedTuple):
     """Who listens to whom, if at all, and then does what where."""
 
     who: int
-    hear: int  # 0, 1: nobody; 2, 3: joins, or applies the operations of, one of the others
+    hear: int  # joins (4), or applies the operations of (5), one of the others
     partner: int
     field: int  # 0: the other field
     choice: int
@@ -300,7 +300,7 @@ steps = st.lists(
     st.builds(
         Step,
         st.integers(0, 2),
-        st.integers(0, 3),
+        st.integers(0, 5),
         st.integers(0, 1),
         st.integers(0, 3),
         st.integers(0, 7),
@@ -358,7 +358,7 @@ class Typist:
         """
         # Wall clocks disagree, go back, and often show the same.
         self._edits += 1
-        self._wall_ms = 1000 + self._edits // 2 * 2 + step.choice % 4
+        self._wall_ms = 1000 if step.choice == 7 else 1000 + 2 * self._edits + step.choice % 2
         clock = self._distinct if name == "sequence" else self._clock
         overlay = Overlay(shard, self.session, clock)
         done = perform(self._cls.bind(overlay, ID), name, depth, step)
