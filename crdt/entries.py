@@ -140,6 +140,19 @@ class EntryStore:
         else:
             add(held, session, seq, payload)
 
+    def adopt(self, document: str, fields: Mapping[bytes, Holding]) -> bool:
+        """Take over all entries of a document in one step. False: something of it is here, or was
+        when the digest was last asked for, and nothing was done.
+        """
+        if document in self.documents or document in self._dirty or not fields:
+            return False
+        self.documents[document] = {path: copy_of(held) for path, held in fields.items()}
+        self._dirty[document] = dict.fromkeys(fields)
+        for path, held in fields.items():
+            self._below.add(document, path)
+            self.count += 1 if isinstance(held, tuple) else len(entries_of(held))
+        return True
+
     def discard(self, document: str, path: bytes, session: int, seq: int) -> None:
         """Remove the entry of one dot, if it is there."""
         if self._frozen:

@@ -80,6 +80,10 @@ def _drop_removed(
 def _take_over(
     store: EntryStore, document: str, others: Mapping[bytes, Holding], seen: Seen
 ) -> bool:
+    entries = (entry for held in others.values() for entry in entries_of(held))
+    all_new = not any(seen(session, seq) for session, seq, _ in entries)
+    if all_new and store.adopt(document, others):
+        return True
     changed = False
     mine = store.documents.get(document, _NOTHING)
     for path, held in [item for item in others.items() if mine.get(item[0]) != item[1]]:

@@ -1,8 +1,7 @@
 """Programs that are wrong on purpose, each in one thing, and the law that tells.
 
-A law that no wrong program breaks proves nothing.
-
-`python -m tests.crdt.planted --json` plants each and prints {variant: law that caught it}.
+A law that no wrong program breaks proves nothing. `python -m tests.crdt.planted --json` plants each
+mistake and prints {variant: law that caught it}.
 """
 
 from __future__ import annotations
@@ -15,15 +14,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import crdt.joining
-import crdt.lattice
 import crdt.operation
 import crdt.snapshot
-import crdt.types.guards
-import crdt.types.multivalue
-import crdt.types.register
-import crdt.types.set
 import tests.crdt.laws.test_lattice_laws
-import tests.crdt.laws.test_types_meaning
 import tests.crdt.planted_types  # noqa: F401 - imported for the variants in it
 from crdt.digest import EntryHash
 from crdt.entries import EntryStore

@@ -5,10 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-import crdt.joining
 import crdt.lattice
-import crdt.operation
-import crdt.snapshot
 import crdt.types.guards
 import crdt.types.multivalue
 import crdt.types.register

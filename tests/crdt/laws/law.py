@@ -45,7 +45,7 @@ class Law(NamedTuple):
 LAWS: Final[dict[str, Law]] = {}
 
 
-def new_law(name: str, cases: SearchStrategy[Any], check: Check, count: int = 150) -> Law:
+def new_law(name: str, cases: SearchStrategy[Any], check: Check, count: int = 100) -> Law:
     """Make a law of a check and enter it under its name."""
     assert name not in LAWS, name
     LAWS[name] = Law(cases, check, count)
