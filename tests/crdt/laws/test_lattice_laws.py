@@ -22,7 +22,6 @@ from .world import (
     KEY,
     OTHERS,
     PEERS,
-    Peer,
     Script,
     Step,
     copy,
@@ -175,7 +174,7 @@ def test_digests_are_equal_exactly_if_states_are(case: tuple[Script, set[int]]) 
     peers = run(script).peers
     shards = [peer.shard for peer in peers]
     replayed = Shard(KEY)
-    for number, (dot, operation) in enumerate(in_order(peers[0]).items()):
+    for number, (dot, operation) in enumerate(peers[0].told.items()):
         replayed.apply(*dot, operation)
         if number in asked:
             replayed.digest()
@@ -234,11 +233,6 @@ def test_digests_tell_every_part(pair: tuple[Single, Single]) -> None:
     assert (digests[0] == digests[1]) == (pair[0] == pair[1])
 
 
-def in_order(peer: Peer) -> dict[Dot, Operation]:
-    """A peer's operations in a causal order: each session's in its own, frames as they came."""
-    return peer.told
-
-
 @law(steps)
 def test_bodies_and_snapshots_carry_all_of_it(script: Script) -> None:
     for peer in run(script).peers:
@@ -278,7 +272,7 @@ def test_of_two_payloads_under_one_dot_the_larger_stays(case: tuple[Script, int]
     (peer, *_) = run(
         [each for each in script if each.what in ("write", "blind", "below", "tell")]
     ).peers
-    told = {dot: plainly(each) for dot, each in in_order(peer).items()}
+    told = {dot: plainly(each) for dot, each in peer.told.items()}
     twins = {
         dot: each._replace(payload=encode_stamped(3, number))
         if mask >> number % 40 & 1 and each.path == FEED and each.payload is not None

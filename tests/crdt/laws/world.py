@@ -150,7 +150,7 @@ class Peer:
 
     @property
     def told(self) -> dict[Dot, Operation]:
-        """Every operation that is in here."""
+        """Every operation that is in here, in a causal order."""
         found = {dot: each for frame in self.known.values() for dot, each in frame.dots.items()}
         seq = self.shard.frontier.get(self.session, 0) - len(self.pending)
         return found | {(self.session, seq + n): op for n, op in enumerate(self.pending, 1)}
