@@ -195,8 +195,8 @@ async def output_of(
     that folder to work in. Raises StackError, with the end of what it printed.
     """
     whole = as_nobody(argv, unprivileged_in, bound=True) if unprivileged_in else None
-    try:
-        process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *(whole or argv),
             cwd=unprivileged_in or cwd,
             env={**os.environ, **(environment or {})},
@@ -206,20 +206,32 @@ async def output_of(
             start_new_session=True,
             preexec_fn=_die_with_parent(),
         )
+    )
+    try:
+        # Cancelled half-way, asyncio would wait for ever for a program that has ended.
+        process = await asyncio.shield(starting)
     except OSError as error:
         raise StackError(f"{argv[0]} does not start: {error}") from None
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
     try:
         output, _ = await process.communicate()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await _end(process)
     text = output.decode(errors="replace")
     if process.returncode != 0:
         raise StackError(
             f"{Path(argv[0]).name} ended with code {process.returncode}: {end_of(text)}"
         )
     return text
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def wheel_program(wheel: str, name: str) -> Path | None:

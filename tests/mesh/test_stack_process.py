@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -63,3 +64,15 @@ async def test_what_cannot_be_recorded_does_not_stay(tmp_path: Path) -> None:
         await server.start()
     assert not server.running
     assert left_behind(server.folder, server.place.log) is None
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_program_ends_whenever_its_caller_is_cancelled(turns: int) -> None:
+    """Also while it is being started, which takes asyncio several turns of the loop."""
+    running = asyncio.create_task(output_of(("sh", "-c", "sleep 1000 & sleep 1000")))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await running
