@@ -16,7 +16,7 @@ from mesh.dissemination import Backoff
 from mesh.environment import Link
 from mesh.exchange import Exchange
 from mesh.links import LinkTimes, PeerLink
-from mesh.messages import WIRE_NEWEST, WIRE_OLDEST, Hello
+from mesh.wire import WIRE_NEWEST, WIRE_OLDEST, Hello
 
 LOOK_S = 1.0
 """How often discovery is asked for addresses."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mesh.messages import MAX_FRAMES, MAX_MESSAGE_BYTES
+from mesh.wire import MAX_FRAMES, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import random

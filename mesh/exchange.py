@@ -8,7 +8,8 @@ or `.journaled`, so nothing that is not on disk leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from crdt.errors import CodecError
 from mesh.committer import Committer
@@ -18,7 +19,10 @@ from mesh.environment import PeerRefused
 from mesh.health import DEGRADED, OFF, OK, PEERS
 from mesh.ingest import Ingest, Reception
 from mesh.links import PeerLink
-from mesh.messages import (
+from mesh.repair import Comparison, Requests, compare, plan
+from mesh.serving import Serving
+from mesh.shards import ShardHost
+from mesh.wire import (
     MAX_CERTIFICATES,
     Certificates,
     Frames,
@@ -34,10 +38,9 @@ from mesh.messages import (
     WantCertificates,
     WantSnapshot,
 )
-from mesh.repair import Comparison, Requests, compare, plan
-from mesh.serving import Serving
-from mesh.shards import ShardHost
 from persistence.base import FrameRecord
+
+W = TypeVar("W")
 
 ASK_AGAIN_S = 5.0
 """A request without an answer for this long is made again, maybe of somebody else."""
@@ -60,6 +63,20 @@ class Exchange:
         self._requests = Requests(ASK_AGAIN_S)
         self._joined_at: dict[int, float] = {}
         self._links: dict[str, PeerLink] = {}
+        self._hearers: dict[type[Any], Callable[[PeerLink, Any], None]] = {
+            Frames: self._frames,
+            Journaled: self._journaled,
+            Summary: self._summary,
+            Frontier: self._frontier,
+            Want: self._asked,
+            WantSnapshot: self._asked,
+            Served: self._served,
+            SnapshotPart: self._snapshot_part,
+            Certificates: self._certificates,
+            WantCertificates: self._want_certificates,
+        }
+        self._on_up: list[Callable[[PeerLink], None]] = []
+        self._on_down: list[Callable[[PeerLink], None]] = []
         self._committer: Committer
         self._ingest: Ingest
         self._serving: Serving
@@ -71,6 +88,18 @@ class Exchange:
         """The other parts, which need this one to be made."""
         self._committer, self._ingest = committer, ingest
         self._serving = Serving(self._core, committer)
+
+    def hear(self, cls: type[W], handler: Callable[[PeerLink, W], None]) -> None:
+        """Let `handler(link, message)` deal with messages of this class; it must not block."""
+        self._hearers[cls] = handler
+
+    def on_up(self, callback: Callable[[PeerLink], None]) -> None:
+        """Call back with every link that has been greeted and is wanted."""
+        self._on_up.append(callback)
+
+    def on_down(self, callback: Callable[[PeerLink], None]) -> None:
+        """Call back with every link that was up and has ended, or was replaced."""
+        self._on_down.append(callback)
 
     @property
     def links(self) -> Mapping[str, PeerLink]:
@@ -109,6 +138,8 @@ class Exchange:
         link.send(Journaled(theirs))
         link.owes_summary = True
         self._committer.want_capture()
+        for callback in self._on_up:
+            callback(link)
 
     def down(self, link: PeerLink, reason: str) -> None:
         """See `links.Conversation`."""
@@ -120,35 +151,16 @@ class Exchange:
             self._requests.gone(link.name)
             self.judge_health()
             core.waiters.progress()
+        for callback in self._on_down:
+            callback(link)
 
     def message(self, link: PeerLink, message: Message) -> None:
         """See `links.Conversation`."""
         if self._links.get(link.name) is not link:
             return  # Replaced by now: what an earlier session of the peer said counts no more.
-        match message:
-            case Frames():
-                self._frames(link, message)
-            case Journaled():
-                self._journaled(link, message)
-            case Summary():
-                link.summary.update((row.shard, row) for row in message.rows)
-                self._committer.want_capture()
-            case Frontier():
-                self._frontier(link, message)
-            case Want() | WantSnapshot():
-                if message.shard < len(self._core.hosts):
-                    link.ask(message)
-            case Served():
-                self._served(link, message)
-            case SnapshotPart():
-                self._snapshot_part(link, message)
-            case Certificates():
-                self._certificates(link, message)
-            case WantCertificates():
-                found = self._core.trust.certificates(message.sessions[:MAX_CERTIFICATES])
-                link.send(Certificates(tuple(found)))
-            case _:
-                pass  # Ping: hearing it was all
+        # Nobody hears a Ping: that it came was all.
+        if hearer := self._hearers.get(type(message)):
+            hearer(link, message)
 
     async def room(self) -> None:
         """See `links.Conversation`."""
@@ -263,6 +275,18 @@ class Exchange:
             if shard < len(self._core.hosts):
                 self._knows(link, shard, frontier)
         self._core.waiters.progress()
+
+    def _summary(self, link: PeerLink, message: Summary) -> None:
+        link.summary.update((row.shard, row) for row in message.rows)
+        self._committer.want_capture()
+
+    def _asked(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+        if request.shard < len(self._core.hosts):
+            link.ask(request)
+
+    def _want_certificates(self, link: PeerLink, message: WantCertificates) -> None:
+        found = self._core.trust.certificates(message.sessions[:MAX_CERTIFICATES])
+        link.send(Certificates(tuple(found)))
 
     def _compare(self, link: PeerLink, row: SummaryRow) -> None:
         core = self._core

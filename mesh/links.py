@@ -17,7 +17,9 @@ from crdt.errors import CodecError, MeshError
 from mesh.core import Core
 from mesh.dissemination import Limiter, SendQueue
 from mesh.environment import Link, LinkClosed, PeerRefused
-from mesh.messages import (
+from mesh.repair import Assembly
+from mesh.wire import (
+    VOCABULARY,
     Bye,
     Frames,
     Hello,
@@ -30,7 +32,6 @@ from mesh.messages import (
     decode,
     encode,
 )
-from mesh.repair import Assembly
 from persistence.limits import MAX_SNAPSHOT_BYTES
 
 REFUSALS_BURST = 64
@@ -94,6 +95,8 @@ class PeerLink:
         self.address = link.address
         self.initiated = link.initiated
         self.session = 0
+        self.wire = hello.oldest
+        """The wire version both sides speak, once greeted."""
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
         self.assembly = Assembly(MAX_SNAPSHOT_BYTES)
         self.certified: set[int] = set()
@@ -109,7 +112,10 @@ class PeerLink:
         return f"<PeerLink {way} {self.name} at {self.address}, {self._ended or 'open'}>"
 
     def send(self, message: Message) -> None:
-        """Queue a message. A peer that lets too many pile up loses the link."""
+        """Queue a message that both sides know. A peer that lets too many pile up loses the
+        link.
+        """
+        assert VOCABULARY.since(type(message)) <= self.wire, f"{self.name} does not know it"
         if not self._ended and not self.queue.offer(encode(message)):
             self._core.probe.event("link.deaf", peer=self.name, bytes=self.queue.bytes)
             self.end("it does not read what it asked for")
@@ -180,6 +186,7 @@ class PeerLink:
             raise PeerRefused(f"{self.name} does not start with a hello")
         self._check(message)
         self.session = message.session
+        self.wire = min(message.newest, self._hello.newest)
         self.certified.update(message.known)
         self.certified.update((self._core.session, message.session))
         self._heard_at = self._core.now()

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from crdt.errors import CodecError
-from mesh.messages import (
-    MAX_SESSIONS,
+from mesh.wire import (
     SNAPSHOT_PART_BYTES,
     Frontier,
     Range,
     SnapshotPart,
     SummaryRow,
 )
+from mesh.wire.codec import MAX_SESSIONS
 
 FEW_OPERATIONS = 2_000
 """Below this many missing operations frames are cheaper than a snapshot of even the smallest shard.

@@ -14,8 +14,8 @@ from crdt.errors import CallerError
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.links import PeerLink
-from mesh.messages import Certificates, Range, Served, Want, WantSnapshot
 from mesh.repair import split_snapshot
+from mesh.wire import Certificates, Range, Served, Want, WantSnapshot
 from persistence.base import FrameError, FrameRecord, StorageError
 
 PAGE_BYTES = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 
 from mesh import Durability, FlushTimeout, ReplicaClosed
 from mesh.durability import Acknowledgements
-from mesh.messages import Journaled
+from mesh.wire import Journaled
 from tests.mesh.world import Note, Task, World, eventually, running
 
 

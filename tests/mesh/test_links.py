@@ -8,8 +8,8 @@ from typing import cast
 from mesh import Replica
 from mesh.environment import Link
 from mesh.links import LinkTimes
-from mesh.messages import WIRE_NEWEST, WIRE_OLDEST, Hello, WantCertificates, decode, encode
 from mesh.transports.memory import MemoryLink
+from mesh.wire import WIRE_NEWEST, WIRE_OLDEST, Hello, WantCertificates, decode, encode
 from tests.mesh.world import World, eventually, running
 
 

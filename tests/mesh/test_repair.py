@@ -10,7 +10,6 @@ import pytest
 
 from crdt.errors import CodecError
 from mesh.dissemination import Backoff, Limiter, SendQueue, keeps_new, pick
-from mesh.messages import MAX_MESSAGE_BYTES, SNAPSHOT_PART_BYTES, Frontier, Range, SnapshotPart
 from mesh.peers import PeerBook
 from mesh.repair import (
     FEW_OPERATIONS,
@@ -22,6 +21,7 @@ from mesh.repair import (
     plan,
     split_snapshot,
 )
+from mesh.wire import MAX_MESSAGE_BYTES, SNAPSHOT_PART_BYTES, Frontier, Range, SnapshotPart
 
 
 def capture(frontier: dict[int, int], digest: bytes = b"d", floor: int = 0) -> Capture:

@@ -20,7 +20,7 @@ from crdt.errors import (
 from mesh import Backpressure, Durability, Replica, ReplicaClosed, TransactionTooLarge
 from mesh.durability import FlushTimeout
 from mesh.environment import LinkClosed, PartHealth
-from mesh.messages import Frames, SnapshotPart, encode
+from mesh.wire import Frames, SnapshotPart, encode
 from persistence.base import FrameRecord, StorageError
 from persistence.memory import MemoryJournal
 from tests.mesh.world import Note, Task, World, converged, eventually, running

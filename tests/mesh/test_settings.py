@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mesh.messages import MAX_MESSAGE_BYTES, Frames, encode
 from mesh.settings import (
     PeersSettings,
     ReplicaSettings,
@@ -18,6 +17,7 @@ from mesh.settings import (
     load_settings,
     settings_table,
 )
+from mesh.wire import MAX_MESSAGE_BYTES, Frames, encode
 from persistence.limits import MAX_FRAME_BYTES
 
 

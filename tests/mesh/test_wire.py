@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from crdt.errors import CodecError
 from crdt.structure import pack
-from mesh.messages import (
+from mesh.wire import (
     MAX_MESSAGE_BYTES,
+    VOCABULARY,
     Bye,
     Certificates,
     Frames,
@@ -32,7 +34,10 @@ from mesh.messages import (
     WantSnapshot,
     decode,
     encode,
+    hello,
+    repair,
 )
+from mesh.wire.codec import Vocabulary
 
 EXAMPLES: tuple[Message, ...] = (
     Hello(1, 3, b"m" * 16, "agent-a", 7 << 42, b"certificate", (1, 2, 3)),
@@ -111,3 +116,18 @@ def test_mutations_of_real_messages_decode_or_are_refused(seed: int) -> None:
         return
     if not isinstance(message, Unknown):
         assert decode(encode(message)) == message
+
+
+def test_a_kind_or_class_is_in_the_vocabulary_once() -> None:
+    """Two words of one number would make every decoder guess."""
+    ping = hello.WORDS[1]
+    for twin in (replace(ping, cls=Bye), replace(ping, kind=99)):
+        with pytest.raises(AssertionError):
+            Vocabulary([ping, twin])
+
+
+def test_a_word_says_since_which_version_it_is_known() -> None:
+    """What version 1 knew never changes."""
+    first = {word.kind for word in (*hello.WORDS, *repair.WORDS)}
+    assert first == set(range(13))
+    assert all(VOCABULARY.since(word.cls) == 1 for word in (*hello.WORDS, *repair.WORDS))
