@@ -18,6 +18,16 @@ class StorageError(ServiceError):
     """The journal could not be read or written: full, read-only, damaged or gone."""
 
 
+class JournalDamaged(StorageError):
+    """The journal holds what was never written, or lacks what was. Trying again is no use."""
+
+
+REBUILT = "rebuilt"
+"""Name in a rebuilt journal's meta of what people should know about it."""
+WAITING = "salvaged."
+"""Names in a rebuilt journal's meta of own frames that wait for what was lost before them."""
+
+
 class FolderError(CallerError):
     """A data folder that may not be opened: another mesh's, a newer format's, or in use."""
 
@@ -139,7 +149,7 @@ class Journal(Protocol):
         """Store small named values (cursors, certificates), durably, all or none."""
 
     async def meta(self) -> dict[str, bytes]:
-        """All small named values."""
+        """All small named values. One that is damaged is left out: what it said is unknown."""
 
     async def size(self) -> int:
         """Bytes of frames and snapshots held."""

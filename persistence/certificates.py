@@ -7,8 +7,12 @@
     session certificate = pack([payload, signature by the replica's key])
     payload = pack([version, mesh, session, replica, public key, replica's X.509 as DER])
 
+A replica's certificate says what it may do: its role as `urn:statemesh:role:…` and its right to
+give others snapshots as `urn:statemesh:right:snapshots`, both among its alternative names. One that
+says nothing is a member's with that right. An observer reads; what it signs is void everywhere.
+
 Expiry is not judged here: whether a frame is accepted must not depend on the reader's clock, or
-replicas would diverge. TLS looks at it; taking rights away is the policy's business.
+replicas would diverge. TLS and links look at it; taking rights away is the roster's business.
 """
 
 from __future__ import annotations
@@ -18,14 +22,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from crdt.errors import InvalidId
+from crdt.errors import InvalidId, InvalidValue
 from crdt.ids import RANDOM_BITS
 from crdt.structure import pack
 from persistence.cache import BoundedCache
@@ -50,6 +54,12 @@ from persistence.limits import (
     SIGNATURE_BYTES,
 )
 
+MEMBER: Final = "member"
+OBSERVER: Final = "observer"
+AUTHORITY: Final = "authority"
+ROLES: Final = (MEMBER, OBSERVER, AUTHORITY)
+_ROLE_URI: Final = "urn:statemesh:role:"
+_SNAPSHOTS_URI: Final = "urn:statemesh:right:snapshots"
 # 63 as in a DNS label, so that it fits a certificate's common name and a host name alike.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Signatures by one kind of key say what they are for: none can be passed off as another.
@@ -73,6 +83,28 @@ _X509_FAULTS: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+
+
+class ReplicaCertificate(NamedTuple):
+    """What the authority says about a replica. `expires_ms` in Unix milliseconds."""
+
+    name: str
+    key: Ed25519PublicKey
+    role: str
+    snapshots: bool
+    serial: int
+    expires_ms: int
+    der: bytes
+
+    @property
+    def writes(self) -> bool:
+        """Whether its frames have any effect."""
+        return self.role == MEMBER
+
+    @property
+    def gives_snapshots(self) -> bool:
+        """Whether others may join its snapshots."""
+        return self.role == MEMBER and self.snapshots
 
 
 def check_name(name: str, what: str = "replica name") -> str:
@@ -116,11 +148,26 @@ def issue_replica(
     public_key: Ed25519PublicKey,
     now_ms: int,
     serial: bytes,
+    role: str = MEMBER,
+    snapshots: bool = True,
+    lasts_ms: int | None = None,
 ) -> x509.Certificate:
-    """A replica's certificate: proves its name in TLS, both ways, and certifies its sessions."""
+    """A replica's certificate: proves its name in TLS, both ways, and certifies its sessions.
+
+    `lasts_ms` milliseconds from now on; None: a hundred years. Raises InvalidId for the name and
+    InvalidValue for the role.
+    """
+    if role not in ROLES:
+        raise InvalidValue(f"{role!r} is not a role; use one of {', '.join(ROLES)}")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(replica))])
+    lasts = _REPLICA_LASTS if lasts_ms is None else timedelta(milliseconds=lasts_ms)
+    names: list[x509.GeneralName] = [x509.DNSName(replica)]
+    if (role, snapshots) != (MEMBER, True):
+        names.append(x509.UniformResourceIdentifier(_ROLE_URI + role))
+        if snapshots and role == MEMBER:
+            names.append(x509.UniformResourceIdentifier(_SNAPSHOTS_URI))
     return (
-        _builder(subject, authority.subject, public_key, now_ms, _REPLICA_LASTS, serial)
+        _builder(subject, authority.subject, public_key, now_ms, lasts, serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(
@@ -129,7 +176,7 @@ def issue_replica(
             ),
             critical=False,
         )
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(replica)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
@@ -139,8 +186,8 @@ def issue_replica(
     )
 
 
-def verify_replica(authority: x509.Certificate, der: bytes) -> tuple[str, Ed25519PublicKey]:
-    """Name and key a replica's certificate proves. Raises BadSignature.
+def verify_replica(authority: x509.Certificate, der: bytes) -> ReplicaCertificate:
+    """Name, key and rights that a replica's certificate proves. Raises BadSignature.
 
     The authority's signature is checked over the bare bytes: no parser sees what nobody vouches
     for.
@@ -153,13 +200,29 @@ def verify_replica(authority: x509.Certificate, der: bytes) -> tuple[str, Ed2551
         key = certificate.public_key()
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         replica = check_name(str(names[0].value) if len(names) == 1 else "")
+        others = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        role, snapshots = _rights(others.get_values_for_type(x509.UniformResourceIdentifier))
+        expires = (certificate.not_valid_after_utc - _EPOCH) // timedelta(milliseconds=1)
     except (*_X509_FAULTS, InvalidId) as fault:
         raise BadSignature(
             f"a certificate that this mesh's authority did not issue to a replica: {fault}"
         ) from fault
     if constraints.ca or not isinstance(key, Ed25519PublicKey):
         raise BadSignature(f"the certificate of {replica!r} is not a replica's: wrong use or key")
-    return replica, key
+    serial = certificate.serial_number
+    return ReplicaCertificate(replica, key, role, snapshots, serial, expires, der)
+
+
+def _rights(uris: list[str]) -> tuple[str, bool]:
+    """Role and right to give snapshots. Raises ValueError for a role that is not known here: whom
+    one program lets write, all must.
+    """
+    roles = [uri.removeprefix(_ROLE_URI) for uri in uris if uri.startswith(_ROLE_URI)]
+    if not roles:
+        return MEMBER, True
+    if len(roles) > 1 or roles[0] not in ROLES:
+        raise ValueError(f"role {roles} is not known here; run a newer statemesh on this replica")
+    return roles[0], _SNAPSHOTS_URI in uris
 
 
 def _verify_issued(authority: x509.Certificate, der: bytes) -> None:
@@ -197,6 +260,17 @@ class SessionInfo:
     replica: str
     key: Ed25519PublicKey = field(repr=False)
     certificate: bytes = field(repr=False)
+    certified: ReplicaCertificate = field(repr=False)
+
+    @property
+    def role(self) -> str:
+        """What the session's replica may do: one of `ROLES`."""
+        return self.certified.role
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether others may join snapshots of this session."""
+        return self.certified.gives_snapshots
 
 
 def certify_session(
@@ -240,9 +314,7 @@ class Trust:
         self._genesis = genesis
         self._kept: dict[int, SessionInfo] = {}
         self._sessions: BoundedCache[int, SessionInfo] = BoundedCache(MAX_KNOWN_SESSIONS)
-        self._replicas: BoundedCache[bytes, tuple[str, Ed25519PublicKey]] = BoundedCache(
-            MAX_KNOWN_REPLICAS
-        )
+        self._replicas: BoundedCache[bytes, ReplicaCertificate] = BoundedCache(MAX_KNOWN_REPLICAS)
 
     def __repr__(self) -> str:
         return f"<Trust keeps {len(self._kept)} sessions, {len(self._sessions)} heard of lately>"
@@ -285,11 +357,11 @@ class Trust:
         known = self.get(session)
         if known is not None and known.certificate == certificate:
             return known
-        named, replica_key = self._replica(der)
-        if named != replica:
-            raise BadSignature(f"{named!r} certified a session in the name of {replica!r}")
+        certified = self._replica(der)
+        if certified.name != replica:
+            raise BadSignature(f"{certified.name!r} certified a session in the name of {replica!r}")
         try:
-            replica_key.verify(signature, _SESSION_CONTEXT + payload)
+            certified.key.verify(signature, _SESSION_CONTEXT + payload)
             key = Ed25519PublicKey.from_public_bytes(public)
             key.verify(possession, _SESSION_CONTEXT + payload)
         except (InvalidSignature, ValueError) as fault:
@@ -299,7 +371,7 @@ class Trust:
             if (known.replica, known.key) != (replica, key):
                 raise BadSignature(f"session {session} of {known.replica!r} is certified otherwise")
             return known
-        info = SessionInfo(session, replica, key, certificate)
+        info = SessionInfo(session, replica, key, certificate, certified)
         self._sessions.put(session, info)
         return info
 
@@ -327,7 +399,7 @@ class Trust:
             raise BadSignature(f"session {session} is not the one this key and replica may have")
         return session, replica, public, der
 
-    def _replica(self, der: bytes) -> tuple[str, Ed25519PublicKey]:
+    def _replica(self, der: bytes) -> ReplicaCertificate:
         known = self._replicas.get(der)
         if known is None:
             known = verify_replica(self._genesis.authority, der)

@@ -1,7 +1,9 @@
 """Who writes which checkpoint when, and what one must stand before it counts.
 
 A replica that has on its disk what a shard's newest checkpoint lacks tries to get the shard's
-lease, and keeps it for as long as it lives: one writer for a shard, first come. What it writes is
+lease, and keeps it for as long as it lives: one writer for a shard, first come. A round takes only
+so many new leases as fall to one of the replicas there are, and each begins with other shards
+(rendezvous hashing, Thaler and Ravishankar 1998), so that the work is shared. What it writes is
 proven first, then read back byte for byte, and only then replaces the older one. So whatever
 happens at whatever moment, the newest verified checkpoint is whole, and never lacks what the one
 before it had.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 from crdt.errors import CodecError, MeshError
@@ -118,14 +121,16 @@ class Checkpointer:
         """{shard: lease} of those held, as far as is known here."""
         return self._leases
 
-    async def round(self) -> Mapping[int, CheckpointInfo]:
+    async def round(self, fresh: int | None = None) -> Mapping[int, CheckpointInfo]:
         """Write a checkpoint of every shard that has news and is ours to write; returns `newest`.
+
+        At most `fresh` leases are new ones, where that is said.
 
         One at a time. A shard that can't be written does not keep the others from it, unless the
         store itself fails. Raises ServiceUnavailable for the first failure, after all this.
         """
         self._newest = await self._store.newest()
-        wanted = await self._lease(self._has_news())
+        wanted = await self._lease(self._has_news(), fresh)
         failures: list[ServiceUnavailable] = []
         written = False
         for shard in wanted:
@@ -222,14 +227,19 @@ class Checkpointer:
         newest = self._newest.get(shard)
         return None if newest and self._judged.get(shard) == (newest.id, False) else newest
 
-    async def _lease(self, wanted: Sequence[int]) -> list[int]:
-        """Renew all leases held and try to get those wanted; returns those of them that are held.
+    async def _lease(self, wanted: Sequence[int], fresh: int | None) -> list[int]:
+        """Renew all leases held and try to get those wanted, at most `fresh` of them; returns
+        those wanted that are held.
 
         What is newest is asked anew where another may have written since it was: before a lease
         was ours.
         """
         gained = False
-        for shard in sorted({*self._leases, *wanted}):
+        left = self._genesis.shards if fresh is None else fresh
+        new = sorted((shard for shard in wanted if shard not in self._leases), key=self._rank)
+        for shard in [*sorted(self._leases), *new]:
+            if not left and shard not in self._leases:
+                continue
             if shard not in wanted and self._behind(shard):
                 await self._give_up(shard)
                 continue
@@ -239,12 +249,17 @@ class Checkpointer:
                 self._lost(shard, "another replica holds it")
                 continue
             self._leases[shard] = lease
+            left -= held is None
             if lease != held:
                 gained = True
                 self._probe.event("checkpoint.lease", shard=shard, held=True, fence=lease.fence)
         if gained:
             self._newest = await self._store.newest()
         return [shard for shard in wanted if shard in self._leases and self._lacking(shard)]
+
+    def _rank(self, shard: int) -> bytes:
+        """Where a shard comes in the order in which this replica tries to get leases."""
+        return blake2b(f"{self._holder} {shard}".encode(), digest_size=8).digest()
 
     async def _may_write(self, shard: int) -> bool:
         """Whether what is here contains all of the newest checkpoint, and the lease is still ours.

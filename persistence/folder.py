@@ -5,8 +5,12 @@
       identity/authority.pem              authority.pem       the authority's certificate
       identity/mesh.key                   mesh.key            secret: the mesh keys
       identity/replica.pem                authority.key       secret: issues replicas; stays here
-      identity/replica.key
+      identity/replica.key                register.json       who was invited and who joined
+      identity/roster                     roster              what the authority last signed
+      joining.key                         secret: only while a replica joins; becomes replica.key
       journal.sqlite (-wal, -shm)
+      journal.mark                        how far the journal was written
+      journal.damaged-1.*                 what a rebuilt journal was made from, with a report
       lock                                held while a replica runs; its pid inside
 
 Folders are 700 and files 600. Linux and macOS: locking is flock(2).
@@ -33,7 +37,11 @@ AUTHORITY_KEY: Final = "authority.key"
 MESH_KEY: Final = "mesh.key"
 REPLICA_CERTIFICATE: Final = "replica.pem"
 REPLICA_KEY: Final = "replica.key"
+ROSTER: Final = "roster"
+JOINING_KEY: Final = "joining.key"
+REGISTER: Final = "register.json"
 JOURNAL: Final = "journal.sqlite"
+MARK: Final = "journal.mark"
 LOCK: Final = "lock"
 
 
@@ -78,6 +86,22 @@ def publish_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
     except OSError as fault:
         raise StorageError(f"cannot write the folder {folder}: {fault}") from fault
     return True
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Make `path` have this content, on disk when this returns; until then it has the old one.
+
+    Raises StorageError.
+    """
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        draft.unlink(missing_ok=True)
+        _write(draft, content)
+        draft.rename(path)
+        sync_folder(path.parent)
+    except OSError as fault:
+        draft.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {fault}") from fault
 
 
 def sync_folder(folder: Path) -> None:

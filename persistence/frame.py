@@ -20,6 +20,7 @@ them.
     ├── UnknownVersion       of a newer (or no) wire version
     ├── UnknownSession       whose session has no certificate here yet: ask for it, then try again
     ├── UnknownKey           sealed with a mesh key this replica does not have yet
+    ├── NotAllowed           by somebody whose certificate does not allow it, or counts no more
     └── BadSignature         forged or altered, or certified by somebody else
 """
 
@@ -51,6 +52,8 @@ from persistence.limits import (
     SIGNATURE_BYTES,
 )
 
+CLOSE_EXTENSION: Final = "close"
+"""The session's last frame in this shard: its last seq, in decimal. The session ended in order."""
 EVENTS_EXTENSION: Final = "events"
 """Number of transactions in a frame, in decimal: tools count events without decrypting."""
 
@@ -82,7 +85,17 @@ class UnknownSession(FrameError):
 
 
 class UnknownKey(FrameError):
-    """Sealed with a mesh key that this replica has not been given (yet)."""
+    """Sealed with a mesh key that this replica has not been given yet. Not a fault of the frame:
+    get the key, try again. `key_id`: which one.
+    """
+
+    def __init__(self, message: str, key_id: int = 0) -> None:
+        self.key_id = key_id
+        super().__init__(message)
+
+
+class NotAllowed(FrameError):
+    """Its author may not do this: its certificate gives no right to, or was revoked."""
 
 
 class BadSignature(FrameError):

@@ -11,6 +11,7 @@ replica. A single-user mesh keeps its authority in the user's own data folder: s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -20,19 +21,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from crdt.errors import CallerError, InvalidId
 from crdt.ids import new_session
 from persistence import folder as layout
-from persistence.base import Clock, Entropy, FolderError
+from persistence.base import Clock, Entropy, FolderError, FrameError
 from persistence.certificates import (
+    MEMBER,
+    ReplicaCertificate,
     SessionInfo,
     SessionKey,
     Trust,
@@ -44,6 +42,7 @@ from persistence.certificates import (
 )
 from persistence.frame import BadSignature
 from persistence.genesis import FIRST_KEY_ID, Genesis, certificate_der, mesh_uri
+from persistence.keyfiles import PassphraseNeeded, private_pem, read_file, read_key
 from persistence.limits import (
     FOLDER_FORMAT,
     MAX_KEY_ID,
@@ -51,21 +50,29 @@ from persistence.limits import (
     MESH_ID_BYTES,
     MESH_KEY_BYTES,
 )
+from persistence.register import RegisterFile, member_of
+from persistence.roster import first_roster, read_roster
 from persistence.system import SystemClock, SystemEntropy
 
 __all__ = (
     "Authority",
     "Genesis",
     "Identity",
+    "PassphraseNeeded",
     "SessionInfo",
     "SessionKey",
     "Trust",
     "create_genesis",
     "default_authority",
     "found_mesh",
+    "mesh_key_lines",
     "open_authority",
     "open_identity",
+    "pending_key",
     "provision",
+    "read_genesis",
+    "replace_certificate",
+    "write_identity",
 )
 
 DEFAULT_SHARDS: Final = 16
@@ -74,13 +81,33 @@ _SERIAL_BYTES: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One replica of one mesh: what it knows of the mesh, its name, its certificate and its key."""
+    """One replica of one mesh: what it knows of the mesh, its name, its certificate and its key.
+
+    `roster` is what the authority last said, as it signed it; b"" if it has said nothing.
+    """
 
     mesh: Genesis
     replica: str
     certificate: bytes = field(repr=False)
     key: Ed25519PrivateKey = field(repr=False)
     folder: Path | None = None
+    roster: bytes = field(default=b"", repr=False)
+
+    @property
+    def certified(self) -> ReplicaCertificate:
+        """What the certificate says: role, rights, serial, end. Raises BadSignature."""
+        return verify_replica(self.mesh.authority, self.certificate)
+
+    def keep(self, roster: bytes, keys: Mapping[int, bytes]) -> None:
+        """Bring these mesh keys and this roster to disk; nothing for one in memory.
+
+        Keys first, each file as a whole. Raises StorageError.
+        """
+        if self.folder is not None:
+            place = self.folder / layout.IDENTITY
+            layout.replace_file(place / layout.MESH_KEY, mesh_key_lines(keys))
+            if roster:
+                layout.replace_file(place / layout.ROSTER, roster)
 
     @property
     def certificate_pem_path(self) -> Path:
@@ -125,19 +152,49 @@ class Authority:
     mesh: Genesis
     key: Ed25519PrivateKey = field(repr=False)
 
-    def issue(self, replica: str, clock: Clock, entropy: Entropy) -> Identity:
+    def issue(
+        self,
+        replica: str,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        role: str = MEMBER,
+        snapshots: bool = True,
+        lasts_ms: int | None = None,
+    ) -> Identity:
         """A new replica's identity, in memory. Issuing a name twice gives two valid identities."""
         check_name(replica)
-        key = Ed25519PrivateKey.from_private_bytes(entropy.token(32))
-        certificate = issue_replica(
-            self.mesh.authority,
-            self.key,
-            replica,
-            key.public_key(),
-            clock.wall_ms(),
-            entropy.token(_SERIAL_BYTES),
+        key = _new_key(entropy)
+        certificate = self.certify(
+            replica, key.public_key(), clock, entropy, role, snapshots, lasts_ms
         )
-        return Identity(self.mesh, replica, certificate_der(certificate), key)
+        # Keys come to each replica by itself, so each has a ring of its own.
+        return Identity(dataclasses.replace(self.mesh), replica, certificate, key)
+
+    def certify(
+        self,
+        replica: str,
+        key: Ed25519PublicKey,
+        clock: Clock,
+        entropy: Entropy,
+        role: str = MEMBER,
+        snapshots: bool = True,
+        lasts_ms: int | None = None,
+    ) -> bytes:
+        """The certificate (DER) of a replica that keeps its key to itself. See `issue_replica`."""
+        return certificate_der(
+            issue_replica(
+                self.mesh.authority,
+                self.key,
+                replica,
+                key,
+                clock.wall_ms(),
+                entropy.token(_SERIAL_BYTES),
+                role,
+                snapshots,
+                lasts_ms,
+            )
+        )
 
 
 def found_mesh(name: str, shards: int, clock: Clock, entropy: Entropy) -> Authority:
@@ -146,7 +203,7 @@ def found_mesh(name: str, shards: int, clock: Clock, entropy: Entropy) -> Author
     if not 1 <= shards <= MAX_SHARDS:
         raise CallerError(f"a mesh has 1 to {MAX_SHARDS} shards, not {shards}")
     mesh = entropy.token(MESH_ID_BYTES)
-    key = Ed25519PrivateKey.from_private_bytes(entropy.token(32))
+    key = _new_key(entropy)
     created = clock.wall_ms()
     certificate = issue_authority(key, name, mesh, created, entropy.token(_SERIAL_BYTES))
     keys = {FIRST_KEY_ID: entropy.token(MESH_KEY_BYTES)}
@@ -158,25 +215,28 @@ def create_genesis(
     name: str,
     shards: int = DEFAULT_SHARDS,
     *,
+    passphrase: bytes = b"",
     clock: Clock | None = None,
     entropy: Entropy | None = None,
 ) -> Authority:
     """Found a mesh and write its authority's folder, at once or not at all.
 
-    Raises FolderError where the folder exists with something in it.
+    With a passphrase the authority's key is encrypted by it; else its file's mode 600 is all that
+    protects it. The mesh keys lie beside it in plain, as in every replica's folder. Raises
+    FolderError where the folder exists with something in it.
     """
     authority = found_mesh(name, shards, clock or SystemClock(), entropy or SystemEntropy())
     files = _mesh_files(authority.mesh)
-    files[layout.AUTHORITY_KEY] = _private_pem(authority.key)
+    files[layout.AUTHORITY_KEY] = private_pem(authority.key, passphrase)
     if not layout.publish_folder(directory, files):
         raise FolderError(f"{directory} is not empty; found a mesh in a new folder")
     return authority
 
 
-def open_authority(directory: Path) -> Authority:
-    """The authority whose folder this is. Raises FolderError."""
-    genesis = _read_genesis(directory)
-    return Authority(genesis, _read_key(directory / layout.AUTHORITY_KEY))
+def open_authority(directory: Path, passphrase: bytes = b"") -> Authority:
+    """The authority whose folder this is. Raises FolderError; PassphraseNeeded if that is all."""
+    genesis = read_genesis(directory)
+    return Authority(genesis, read_key(directory / layout.AUTHORITY_KEY, passphrase))
 
 
 def provision(
@@ -197,13 +257,14 @@ def provision(
     check_name(name)
     place = replica_dir / layout.IDENTITY
     if not place.exists():
-        identity = authority.issue(name, clock or SystemClock(), entropy or SystemEntropy())
-        files = _mesh_files(identity.mesh)
-        certificate = x509.load_der_x509_certificate(identity.certificate)
-        files[layout.REPLICA_CERTIFICATE] = certificate.public_bytes(Encoding.PEM)
-        files[layout.REPLICA_KEY] = _private_pem(identity.key)
+        clock = clock or SystemClock()
+        identity = authority.issue(name, clock, entropy or SystemEntropy())
+        register = RegisterFile(authority_dir)
         # Whether we won a race or lost it: what counts is what is on disk now.
-        layout.publish_folder(place, files)
+        with register.change() as known:
+            if write_identity(replica_dir, identity):
+                member = member_of(identity.certified, clock.wall_ms())
+                register.write(known.enrolled(member))
     found = open_identity(replica_dir)
     if found.mesh.id != authority.mesh.id:
         raise FolderError(
@@ -217,6 +278,40 @@ def provision(
     return found
 
 
+def write_identity(directory: Path, identity: Identity) -> bool:
+    """Write everything a replica needs into `directory/identity/`, at once or not at all.
+
+    False, and nothing changes, where there is one already. Raises StorageError.
+    """
+    files = _mesh_files(identity.mesh)
+    certificate = x509.load_der_x509_certificate(identity.certificate)
+    files[layout.REPLICA_CERTIFICATE] = certificate.public_bytes(Encoding.PEM)
+    files[layout.REPLICA_KEY] = private_pem(identity.key)
+    if identity.roster:
+        files[layout.ROSTER] = identity.roster
+    return layout.publish_folder(directory / layout.IDENTITY, files)
+
+
+def pending_key(directory: Path, entropy: Entropy | None = None) -> Ed25519PrivateKey:
+    """The key of a replica that is about to join, made at the first call and kept in its folder."""
+    path = directory / layout.JOINING_KEY
+    if not path.exists():
+        layout.make_private(directory)
+        layout.replace_file(path, private_pem(_new_key(entropy or SystemEntropy())))
+    return read_key(path)
+
+
+def _new_key(entropy: Entropy) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(entropy.token(32))
+
+
+def replace_certificate(directory: Path, der: bytes) -> None:
+    """Put the same replica's renewed certificate in place of its old one. Raises StorageError."""
+    certificate = x509.load_der_x509_certificate(der)
+    path = directory / layout.IDENTITY / layout.REPLICA_CERTIFICATE
+    layout.replace_file(path, certificate.public_bytes(Encoding.PEM))
+
+
 def open_identity(directory: Path) -> Identity:
     """The identity in a data folder. Raises FolderError: none, damaged, or of a newer format."""
     place = directory / layout.IDENTITY
@@ -225,16 +320,30 @@ def open_identity(directory: Path) -> Identity:
             f"{directory} holds no identity, so no replica "
             "lives there; name a replica's data folder, or make one with `provision`"
         )
-    genesis = _read_genesis(place)
+    genesis = read_genesis(place)
     der = certificate_der(_read_certificate(place / layout.REPLICA_CERTIFICATE))
-    key = _read_key(place / layout.REPLICA_KEY)
+    key = read_key(place / layout.REPLICA_KEY)
     try:
-        replica, public = verify_replica(genesis.authority, der)
+        certified = verify_replica(genesis.authority, der)
     except BadSignature as fault:
         raise FolderError(f"{place}: {fault}; provision the replica anew") from fault
-    if public.public_bytes_raw() != key.public_key().public_bytes_raw():
+    if certified.key.public_bytes_raw() != key.public_key().public_bytes_raw():
         raise FolderError(f"{place}: certificate and key don't match; provision the replica anew")
-    return Identity(genesis, replica, der, key, directory)
+    return Identity(genesis, certified.name, der, key, directory, _read_roster(place, genesis))
+
+
+def _read_roster(place: Path, genesis: Genesis) -> bytes:
+    """The roster in a folder, whose key the ring then seals with; b"" if there is none."""
+    path = place / layout.ROSTER
+    if not path.exists():
+        genesis.ring.seal_with(first_roster(genesis).seals)
+        return b""
+    blob = read_file(path)
+    try:
+        genesis.ring.seal_with(read_roster(genesis, blob).seals)
+    except FrameError as fault:
+        raise FolderError(f"{path}: {fault}; delete it, the next peer brings it again") from fault
+    return blob
 
 
 def default_authority(
@@ -279,15 +388,20 @@ def _mesh_files(genesis: Genesis) -> dict[str, bytes]:
         "shards": genesis.shards,
         "created_ms": genesis.created_ms,
     }
-    keys = "".join(f"{number} {key.hex()}\n" for number, key in sorted(genesis.keys.items()))
     return {
         layout.GENESIS: (json.dumps(facts, indent=2) + "\n").encode(),
         layout.AUTHORITY_CERTIFICATE: genesis.authority.public_bytes(Encoding.PEM),
-        layout.MESH_KEY: keys.encode(),
+        layout.MESH_KEY: mesh_key_lines(genesis.keys),
     }
 
 
-def _read_genesis(place: Path) -> Genesis:
+def mesh_key_lines(keys: Mapping[int, bytes]) -> bytes:
+    """The file of mesh keys: id and key, a line each."""
+    return "".join(f"{number} {key.hex()}\n" for number, key in sorted(keys.items())).encode()
+
+
+def read_genesis(place: Path) -> Genesis:
+    """The mesh whose authority's folder this is. Needs no passphrase. Raises FolderError."""
     facts = _read_facts(place / layout.GENESIS)
     authority = _read_certificate(place / layout.AUTHORITY_CERTIFICATE)
     genesis = Genesis(
@@ -307,7 +421,7 @@ def _read_genesis(place: Path) -> Genesis:
 def _read_facts(path: Path) -> dict[str, Any]:
     damaged = f"{path} is damaged; restore it from a backup"
     try:
-        facts = json.loads(_read(path))
+        facts = json.loads(read_file(path))
     except ValueError as fault:
         raise FolderError(damaged) from fault
     if not isinstance(facts, dict):
@@ -334,7 +448,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 def _read_mesh_keys(path: Path) -> dict[int, bytes]:
     keys = {}
     try:
-        for line in _read(path).decode("ascii").splitlines():
+        for line in read_file(path).decode("ascii").splitlines():
             number, key = line.split()
             keys[int(number)] = bytes.fromhex(key)
     except ValueError as fault:
@@ -349,27 +463,6 @@ def _read_mesh_keys(path: Path) -> dict[int, bytes]:
 
 def _read_certificate(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(_read(path))
+        return x509.load_pem_x509_certificate(read_file(path))
     except ValueError as fault:
         raise FolderError(f"{path} is damaged ({fault}); restore it from a backup") from fault
-
-
-def _read_key(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key(_read(path), None)
-    except (ValueError, TypeError) as fault:
-        raise FolderError(f"{path} is damaged; restore it from a backup") from fault
-    if not isinstance(key, Ed25519PrivateKey):
-        raise FolderError(f"{path} is not an Ed25519 key; restore it from a backup")
-    return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as fault:
-        raise FolderError(f"cannot read {path}: {fault}") from fault
-
-
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -7,7 +7,10 @@ append, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,12 +19,21 @@ from crdt.ids import week_of
 from crdt.lattice import Shard
 from crdt.operation import Transaction, decode_body, operation_count
 from crdt.snapshot import ShardSnapshot, decode_snapshot
-from persistence.base import FrameError, FrameRecord, Journal, SnapshotRecord, StorageError
-from persistence.frame import Header
+from persistence.base import (
+    FrameError,
+    FrameRecord,
+    Journal,
+    JournalDamaged,
+    SnapshotRecord,
+    StorageError,
+)
+from persistence.frame import CLOSE_EXTENSION, Header, UnknownKey, UnknownVersion
 from persistence.sealing import Opener
 
 # How many frames recovery asks a journal for at once.
 _BATCH: Final = 512
+# Entries from which on a state is frozen out of the garbage collector's sight.
+_LARGE: Final = 50_000
 
 
 @dataclass(slots=True)
@@ -29,7 +41,8 @@ class Recovered:
     """What a journal held. `chain` is {shard: {session: hash of its last frame here}}.
 
     `position` is that of the last frame read, `frames` and `voids` how many were applied and how
-    many of them had a body that is refused everywhere.
+    many of them had a body that is refused everywhere. `forks` are (position, shard, session) of
+    frames that do not follow the one of their session before them.
     """
 
     shards: dict[int, Shard]
@@ -38,6 +51,8 @@ class Recovered:
     position: int = 0
     frames: int = 0
     voids: int = 0
+    closes: list[Header] = field(default_factory=list)
+    forks: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 class Recovery:
@@ -52,7 +67,7 @@ class Recovery:
         )
 
     def add_snapshot(self, record: SnapshotRecord) -> None:
-        """Join a shard's snapshot. Raises StorageError if it is not what its maker sealed."""
+        """Join a shard's snapshot. Raises JournalDamaged if it is not what its maker sealed."""
         where = f"the journal's snapshot of shard {record.shard}"
         try:
             opened = self._opener.open_snapshot(record.data)
@@ -60,10 +75,12 @@ class Recovery:
             shard = self._shard(opened.shard, record.shard, where)
             shard.join(snapshot)
             self._opener.trust.keep_all(opened.certificates, shard.frontier)
+        except (UnknownKey, UnknownVersion) as fault:
+            raise StorageError(f"{where} can't be opened here: {fault}") from fault
         except (FrameError, CodecError) as fault:
-            raise StorageError(f"{where} is refused: {fault}") from fault
+            raise JournalDamaged(f"{where} is refused: {fault}") from fault
         if shard.digest() != snapshot.digest:
-            raise StorageError(
+            raise JournalDamaged(
                 f"{where} has digest {shard.digest().hex()}, not {snapshot.digest.hex()} as it says"
             )
         self.result.chain[record.shard].update(opened.chain)
@@ -72,24 +89,30 @@ class Recovery:
     def add_frame(self, position: int, record: FrameRecord) -> None:
         """Apply a frame, unless its shard's snapshot contains it. Raises StorageError."""
         self.result.position = position
-        if position <= self.result.snapshots.get(record.shard, 0):
+        contained = position <= self.result.snapshots.get(record.shard, 0)
+        # The position kept with a snapshot is not believed: what it passes over must be in it.
+        if contained and self.result.shards[record.shard].seen(record.session, record.last):
             return
         where = f"the journal's frame at position {position}"
         try:
             opened = self._opener.unseal(record.data)
+        except (UnknownKey, UnknownVersion) as fault:
+            raise StorageError(f"{where} can't be opened here: {fault}") from fault
         except FrameError as fault:
-            raise StorageError(f"{where} is refused: {fault}") from fault
+            raise JournalDamaged(f"{where} is refused: {fault}") from fault
         header = opened.header
         shard = self._shard(header.shard, record.shard, where)
+        if CLOSE_EXTENSION in header.extensions:
+            self.result.closes.append(header)
         kept = (record.session, record.first, record.last)
         found = (header.session, header.first, header.last)
         if kept != found:
-            raise StorageError(
+            raise JournalDamaged(
                 f"{where} is kept as (session, first, last) {kept} and says {found}; move the "
                 "folder away and provision the replica anew: it gets the state back from its peers"
             )
         if not applies(shard, header):
-            raise StorageError(
+            raise JournalDamaged(
                 f"{where} (shard {header.shard}, session {header.session}, seqs {header.first}.."
                 f"{header.last}) comes before what it depends on; move the folder away and "
                 "provision the replica anew: it gets the state back from its peers"
@@ -98,16 +121,19 @@ class Recovery:
             # A snapshot joined from a peer can be ahead of what was queued before it: it brought
             # this frame, and knows a later one of its session to chain on.
             return
+        chain = self.result.chain[header.shard]
+        if chain.get(header.session, header.previous) != header.previous:
+            self.result.forks.append((position, header.shard, header.session))
         transactions = read_transactions(header, opened.body)
         self.result.frames += 1
         self.result.voids += transactions is None
         apply_frame(shard, header, transactions)
         self._opener.trust.keep(header.session)
-        self.result.chain[header.shard][header.session] = opened.hash
+        chain[header.session] = opened.hash
 
     def _shard(self, found: int, recorded: int, where: str) -> Shard:
         if found != recorded:
-            raise StorageError(f"{where} is kept under shard {recorded} and belongs to {found}")
+            raise JournalDamaged(f"{where} is kept under shard {recorded} and belongs to {found}")
         return self.result.shards[found]
 
 
@@ -129,16 +155,47 @@ def recover(
 
 
 async def recover_journal(journal: Journal, opener: Opener) -> Recovered:
-    """`recover` on a journal, in batches, so that memory stays bounded by the state."""
+    """`recover` on a journal, in batches, so that memory stays bounded by the state.
+
+    The work is done in a thread: an event loop that others share goes on meanwhile.
+    """
     recovery = Recovery(opener)
-    for snapshot in await journal.snapshots():
-        recovery.add_snapshot(snapshot)
-    after = 0
-    while batch := await journal.replay(after, _BATCH):
+    snapshots = await journal.snapshots()
+
+    def join() -> None:
+        for snapshot in snapshots:
+            recovery.add_snapshot(snapshot)
+
+    def apply(batch: Sequence[tuple[int, FrameRecord]]) -> None:
         for position, frame in batch:
             recovery.add_frame(position, frame)
-        after = batch[-1][0]
+
+    with _uncollected():
+        await asyncio.to_thread(join)
+        after = 0
+        while batch := await journal.replay(after, _BATCH):
+            await asyncio.to_thread(apply, batch)
+            after = batch[-1][0]
+        # Who starts from it asks for the digests at once, on the event loop.
+        await asyncio.to_thread(lambda: [one.digest() for one in recovery.result.shards.values()])
+        if sum(shard.entry_count for shard in recovery.result.shards.values()) >= _LARGE:
+            # The collector need not walk through a large state that stays, again and again.
+            gc.freeze()
     return recovery.result
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector: all that is made here stays, and each of its rounds
+    stops every thread for the longer the more there is.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def read_transactions(header: Header, body: bytes) -> list[Transaction] | None:

@@ -36,6 +36,9 @@ __all__ = (
     "MAX_KNOWN_SESSIONS",
     "MAX_POLICY",
     "MAX_READ_FRAMES",
+    "MAX_ROSTER_BYTES",
+    "MAX_ROSTER_KEYS",
+    "MAX_ROSTER_REVOKED",
     "MAX_SEQ",
     "MAX_SESSION",
     "MAX_SHARDS",
@@ -64,6 +67,11 @@ PUBLIC_KEY_BYTES: Final = 32
 MAX_SHARDS: Final = 4096
 MAX_KEY_ID: Final = 2**32 - 1
 MAX_POLICY: Final = 2**53 - 1
+
+# What the authority says fits in one message of a link.
+MAX_ROSTER_BYTES: Final = 2 * 1024 * 1024
+MAX_ROSTER_REVOKED: Final = 4096
+MAX_ROSTER_KEYS: Final = 256
 
 # Room for header, siblings, signature and certificate beside a body that did not compress.
 MAX_FRAME_BYTES: Final = MAX_BODY_BYTES + 256 * 1024

@@ -96,11 +96,14 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFrame:
-    """A frame of this mesh, proven to be its session's, still sealed."""
+    """A frame of this mesh, proven to be its session's, still sealed. Not `writes`: its author may
+    not, so `decrypt` gives it an empty body, which all readers, at any time, take for a void one.
+    """
 
     header: Header
     frame: Frame = field(repr=False)
     replica: str
+    writes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ class OpenedSnapshot:
     """A whole shard as a replica of this mesh had it. `body` is `crdt.snapshot.encode_snapshot`'s.
 
     `chain` holds the hash of the last contained frame of each session {session: hash};
-    `certificates`, all of them verified, that of each session {session: certificate}.
+    `certificates`, all of them verified, that of each session {session: certificate}; `maker` is
+    who signed it, with the rights its certificate gives.
     """
 
     shard: int
@@ -130,6 +134,7 @@ class OpenedSnapshot:
     body: bytes = field(repr=False)
     chain: Mapping[int, bytes] = field(repr=False)
     certificates: Mapping[int, bytes] = field(repr=False)
+    maker: SessionInfo = field(repr=False)
 
 
 class Sealer:
@@ -201,11 +206,11 @@ class Sealer:
                 f"{_MAX_CONTENT_BYTES} bytes or {MAX_SNAPSHOT_SESSIONS} sessions; use more shards"
             )
         plain = _deflate(content)
-        genesis, session = self._genesis, self._key.session
-        facts = [SNAPSHOT_VERSION, genesis.id, shard, session, genesis.key_id, stamp]
-        nonce = _snapshot_nonce(genesis, pack(facts), plain)
+        genesis, session, key_id = self._genesis, self._key.session, self._genesis.key_id
+        facts = [SNAPSHOT_VERSION, genesis.id, shard, session, key_id, stamp]
+        nonce = _snapshot_nonce(genesis, key_id, pack(facts), plain)
         header = pack([*facts, nonce])
-        cipher = self._ciphers.get(_SNAPSHOT_KEY, session, shard, genesis.key_id)
+        cipher = self._ciphers.get(_SNAPSHOT_KEY, session, shard, key_id)
         sealed = cipher.encrypt(nonce, plain, header)
         signature = self._key.sign(_snapshot_message(header, sealed))
         return pack([header, signature, self._key.certificate, sealed])
@@ -302,11 +307,13 @@ class Opener:
         frame = parse_frame(raw, self._genesis.id, self._genesis.shards)
         info = self._author(frame)
         self._verify(frame, info)
-        return VerifiedFrame(frame.header, frame, info.replica)
+        return VerifiedFrame(frame.header, frame, info.replica, info.certified.writes)
 
     def decrypt(self, verified: VerifiedFrame) -> OpenedFrame:
         """The second half of `unseal`. Raises UnknownKey, Malformed, Oversized."""
         header, frame = verified.header, verified.frame
+        if not verified.writes:
+            return OpenedFrame(header, b"", frame.hash, verified.replica)
         cipher = self._ciphers.find(_FRAME_KEY, header.session, header.shard, header.key_id)
         plain = _decrypt(cipher, _nonce(header.first), frame.sealed, frame.header_bytes)
         return OpenedFrame(header, _inflate(plain, MAX_BODY_BYTES), frame.hash, verified.replica)
@@ -314,7 +321,7 @@ class Opener:
     def open_snapshot(self, raw: bytes) -> OpenedSnapshot:
         """Verify and open a sealed snapshot, and learn the certificates in it. Raises a FrameError.
 
-        Whether its maker was allowed to make it is judged by the caller, from `replica`.
+        Whether its maker was allowed to give it to others is judged by the caller, from `maker`.
         """
         if len(raw) > MAX_SNAPSHOT_BYTES:
             raise Oversized(f"a snapshot of {len(raw)} bytes, above {MAX_SNAPSHOT_BYTES}")
@@ -333,7 +340,7 @@ class Opener:
         content = _inflate(_decrypt(cipher, nonce, sealed, header), MAX_SNAPSHOT_BYTES)
         body, chain, certificates = _snapshot_content(content)
         known = {self.trust.learn(each).session: each for each in certificates}
-        return OpenedSnapshot(shard, session, info.replica, stamp, body, chain, known)
+        return OpenedSnapshot(shard, session, info.replica, stamp, body, chain, known, info)
 
     def _author(self, frame: Frame) -> SessionInfo:
         session = frame.header.session
@@ -416,7 +423,9 @@ class _Ciphers:
     def find(self, use: bytes, session: int, shard: int, key_id: int) -> AESGCM:
         if key_id not in self._genesis.keys:
             raise UnknownKey(
-                f"sealed with mesh key {key_id}, which this replica has not; give it that key"
+                f"sealed with mesh key {key_id}, which this replica has not yet; it comes with the "
+                "roster from any peer that has it",
+                key_id,
             )
         return self.get(use, session, shard, key_id)
 
@@ -425,8 +434,8 @@ def _nonce(first: int) -> bytes:
     return first.to_bytes(_NONCE_BYTES, "big")
 
 
-def _snapshot_nonce(genesis: Genesis, facts: bytes, plain: bytes) -> bytes:
-    key = derive(genesis.keys[genesis.key_id], genesis.id, _SNAPSHOT_NONCE_KEY)
+def _snapshot_nonce(genesis: Genesis, key_id: int, facts: bytes, plain: bytes) -> bytes:
+    key = derive(genesis.keys[key_id], genesis.id, _SNAPSHOT_NONCE_KEY)
     # `facts` says itself where it ends, so no two pairs run together into the same bytes.
     digest = blake2b(facts, digest_size=_NONCE_BYTES, key=key, person=b"statemesh-nonce")
     digest.update(plain)

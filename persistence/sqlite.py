@@ -8,6 +8,8 @@ calls: an fsync costs
 leaves
    whole transactions. (https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous)
 4. Every row carries a CRC-32 of its data: SQLite itself would hand out flipped bits as they are.
+5. What is found damaged at opening is left as it is, write-ahead log included, for
+`persistence.salvage` to read.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from persistence import folder as layout
-from persistence.base import FolderError, FrameRecord, SnapshotRecord, StorageError
+from persistence.base import (
+    REBUILT,
+    FrameRecord,
+    SnapshotRecord,
+    StorageError,
+)
 from persistence.genesis import Genesis
 from persistence.identity import open_identity
 from persistence.limits import (
@@ -37,15 +44,26 @@ from persistence.limits import (
     MAX_SESSION,
     MAX_SHARDS,
 )
+from persistence.mark import Mark
 from persistence.memory import check_limit
+from persistence.sqlite_checks import (
+    CRC_BYTES,
+    FORMAT,
+    MESH,
+    MESH_NAME,
+    RESERVED,
+    check_belongs,
+    check_mark,
+    damaged,
+    explain,
+    frame_crc,
+    last_position,
+    meta_crc,
+    read_frame,
+    read_snapshots,
+)
 
 T = TypeVar("T")
-
-# Names of `meta` that belong to this file; callers' names never start like this.
-_RESERVED: Final = "journal."
-_FORMAT: Final = "journal.format"
-_MESH: Final = "journal.mesh"
-_MESH_NAME: Final = "journal.mesh_name"
 
 # AUTOINCREMENT, so that a position is never given twice, also after everything was pruned.
 _SCHEMA: Final = """
@@ -89,7 +107,8 @@ class SqliteJournal:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="statemesh-journal")
         self._waiting: deque[_Append] = deque()
         self._closing: asyncio.Future[None] | None = None
-        self._position = _last_position(database)
+        self._position = last_position(database)
+        self._mark = Mark.make(path.parent, self._position)
         # Kept up to date by the writer thread: asking the table again reads a row for every frame.
         self._frame_bytes = _sum_of_lengths(database, "frames")
         self.commits = 0
@@ -143,10 +162,11 @@ class SqliteJournal:
 
     async def set_meta(self, values: Mapping[str, bytes]) -> None:
         """See `Journal.set_meta`. Raises ValueError for names that are the journal's own."""
-        if any(name.startswith(_RESERVED) for name in values):
-            raise ValueError(f"names that start with {_RESERVED!r} are the journal's own")
+        if any(name.startswith(RESERVED) for name in values):
+            raise ValueError(f"names that start with {RESERVED!r} are the journal's own")
         sql = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-        await self._on_thread(lambda: self._write(sql, sorted(values.items())))
+        rows = [(name, meta_crc(name, value) + value) for name, value in sorted(values.items())]
+        await self._on_thread(lambda: self._write(sql, rows))
 
     async def meta(self) -> dict[str, bytes]:
         """See `Journal.meta`."""
@@ -192,7 +212,7 @@ class SqliteJournal:
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
-        except sqlite3.Error as fault:
+        except (sqlite3.Error, UnicodeDecodeError) as fault:
             raise explain(fault, self._path) from fault
 
     def _committed(self, item: _Append) -> int:
@@ -228,6 +248,7 @@ class SqliteJournal:
                 raise
             return
         self._position = position
+        self._mark.set(position)
         self._frame_bytes += size
         for item, end in zip(group, ends, strict=True):
             item.position = end
@@ -267,7 +288,12 @@ class SqliteJournal:
 
     def _read_meta(self) -> dict[str, bytes]:
         rows = self._database.execute("SELECT name, value FROM meta ORDER BY name")
-        return {name: value for name, value in rows if not name.startswith(_RESERVED)}
+        return {
+            name: value[CRC_BYTES:]
+            for name, value in rows
+            if not name.startswith(RESERVED)
+            and value[:CRC_BYTES] == meta_crc(name, value[CRC_BYTES:])
+        }
 
     def _measure(self) -> int:
         # Snapshots are one row a shard: few enough to be asked for.
@@ -278,9 +304,10 @@ class SqliteJournal:
             while self._waiting:
                 self._commit_waiting()
             self._database.close()
-        except sqlite3.Error as fault:
+        except (sqlite3.Error, UnicodeDecodeError) as fault:
             raise explain(fault, self._path) from fault
         finally:
+            self._mark.close()
             self._lock.release()
 
 
@@ -304,14 +331,15 @@ def open_journal(folder: Path, genesis: Genesis | None = None) -> SqliteJournal:
 
     Blocks for some milliseconds: call it before the loop matters, or in a thread. Raises
     FolderError where the folder is in use, another mesh's (than `genesis`, by default the
-    identity's in the folder) or of a newer format, and StorageError where the file is damaged or
-    cannot be read or written.
+    identity's in the folder) or of a newer format, JournalDamaged where the file is, and
+    StorageError where it cannot be read or written.
     """
     genesis = genesis or open_identity(folder).mesh
     layout.make_private(folder)
     path = folder / layout.JOURNAL
     lock = layout.FolderLock(folder / layout.LOCK, owner=True)
     try:
+        check_mark(path)
         # Made here and not by SQLite, which would let the group and others read it (and the WAL
         # with it).
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -323,7 +351,7 @@ def open_journal(folder: Path, genesis: Genesis | None = None) -> SqliteJournal:
         except BaseException:
             database.close()
             raise
-    except sqlite3.Error as fault:
+    except (sqlite3.Error, UnicodeDecodeError) as fault:
         lock.release()
         raise explain(fault, path) from fault
     except OSError as fault:
@@ -332,73 +360,6 @@ def open_journal(folder: Path, genesis: Genesis | None = None) -> SqliteJournal:
     except BaseException:
         lock.release()
         raise
-
-
-def check_belongs(database: sqlite3.Connection, path: Path, genesis: Genesis) -> None:
-    """Refuse a journal of another mesh or of a newer format. Raises FolderError, StorageError."""
-    facts = dict(database.execute("SELECT name, value FROM meta WHERE name LIKE 'journal.%'"))
-    try:
-        found = int(facts[_FORMAT])
-        mesh, name = facts[_MESH], facts[_MESH_NAME].decode()
-    except (KeyError, ValueError) as fault:
-        raise _damaged(path, "it does not say what it is") from fault
-    if found > FOLDER_FORMAT:
-        raise FolderError(
-            f"{path} has format {found}, and this program reads up to {FOLDER_FORMAT}; "
-            "install a newer statemesh"
-        )
-    if mesh != genesis.id:
-        raise FolderError(
-            f"{path} belongs to mesh {name!r} ({mesh.hex()}), not to {genesis}; use another folder"
-        )
-
-
-def read_frame(
-    row: tuple[int, int, int, int, int, int, bytes, int], path: Path
-) -> tuple[int, FrameRecord]:
-    """One row of `frames` (all columns, in order), its checksum proven. Raises StorageError."""
-    position, shard, session, first, last, own, data, crc = row
-    if zlib.crc32(data) != crc:
-        raise _damaged(path, f"the frame at position {position} has a wrong checksum")
-    return position, FrameRecord(shard, session, first, last, bool(own), data)
-
-
-def read_snapshots(database: sqlite3.Connection, path: Path) -> list[SnapshotRecord]:
-    """All snapshots, their checksums proven. Raises StorageError."""
-    records = []
-    for shard, position, data, crc in database.execute(
-        "SELECT shard, position, data, crc FROM snapshots ORDER BY shard"
-    ):
-        if zlib.crc32(data) != crc:
-            raise _damaged(path, f"the snapshot of shard {shard} has a wrong checksum")
-        records.append(SnapshotRecord(shard, position, data))
-    return records
-
-
-def explain(fault: sqlite3.Error, path: Path) -> StorageError:
-    """An error of SQLite's as ours: which file, what happened, what to do about it."""
-    code = getattr(fault, "sqlite_errorcode", None)
-    # The low byte is the kind, the rest says more: https://sqlite.org/rescode.html
-    kind = code & 0xFF if isinstance(code, int) else None
-    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return _damaged(path, str(fault))
-    cures = {
-        sqlite3.SQLITE_FULL: "the disk is full; free some space and write again",
-        sqlite3.SQLITE_READONLY: "it may not be written to; check permissions and mount options",
-        sqlite3.SQLITE_CANTOPEN: "check that the folder exists and who may write to it",
-        sqlite3.SQLITE_IOERR: "the disk failed; check it (dmesg) and the space left on it",
-        sqlite3.SQLITE_BUSY: "another program has it open; stop that program",
-    }
-    cure = cures.get(kind, "see https://sqlite.org/rescode.html") if kind is not None else ""
-    return StorageError(f"{path}: {fault} ({cure}); nothing was written")
-
-
-def _damaged(path: Path, reason: str) -> StorageError:
-    return StorageError(
-        f"{path} is damaged: {reason}. Move the folder away and provision the replica anew: it "
-        "gets the state back from its peers; what only this file held may be saved with "
-        "`sqlite3 FILE .recover`"
-    )
 
 
 def _prepare(database: sqlite3.Connection, path: Path, genesis: Genesis) -> None:
@@ -412,11 +373,13 @@ def _prepare(database: sqlite3.Connection, path: Path, genesis: Genesis) -> None
     if path.stat().st_size <= MAX_CHECKED_BYTES:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise _damaged(path, " ".join(str(verdict).split()))
+            raise damaged(path, " ".join(str(verdict).split()))
     if database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
         _create(database, genesis)
         layout.sync_folder(path.parent)
     check_belongs(database, path, genesis)
+    if not any(path.parent.glob("journal.damaged-*")):
+        database.execute("DELETE FROM meta WHERE name = ?", (REBUILT,))
 
 
 def _create(database: sqlite3.Connection, genesis: Genesis) -> None:
@@ -424,17 +387,12 @@ def _create(database: sqlite3.Connection, genesis: Genesis) -> None:
     for statement in filter(str.strip, _SCHEMA.split(";")):
         database.execute(statement)
     facts = {
-        _FORMAT: str(FOLDER_FORMAT).encode(),
-        _MESH: genesis.id,
-        _MESH_NAME: genesis.name.encode(),
+        FORMAT: str(FOLDER_FORMAT).encode(),
+        MESH: genesis.id,
+        MESH_NAME: genesis.name.encode(),
     }
     database.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
     database.execute("COMMIT")
-
-
-def _last_position(database: sqlite3.Connection) -> int:
-    row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'frames'").fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _sum_of_lengths(database: sqlite3.Connection, table: str) -> int:
@@ -448,5 +406,5 @@ def _row(frame: FrameRecord) -> tuple[int, int, int, int, int, bytes, int]:
         raise ValueError(
             f"a frame record out of range: shard {frame.shard}, session {frame.session}"
         )
-    crc = zlib.crc32(frame.data)
-    return frame.shard, frame.session, frame.first, frame.last, int(frame.own), frame.data, crc
+    columns = frame.shard, frame.session, frame.first, frame.last, int(frame.own)
+    return *columns, frame.data, frame_crc(columns, frame.data)
