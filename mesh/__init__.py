@@ -20,7 +20,7 @@ from crdt.errors import (
     UnknownField,
 )
 from mesh.durability import Durability, FlushResult, FlushTimeout
-from mesh.editing import Backpressure, ReplicaClosed
+from mesh.editing import Backpressure, ObserverReadOnly, ReplicaClosed
 from mesh.environment import (
     CoordinatorUnavailable,
     Environment,
@@ -31,9 +31,14 @@ from mesh.environment import (
     Transition,
     UnknownMachine,
 )
+from mesh.flushing import DurableHandle
+from mesh.heartbeats import PresenceChange
 from mesh.peers import PeerInfo, PeerLag
+from mesh.presence import Present
 from mesh.replica import Replica
 from mesh.settings import Settings, SettingsError, load_settings
+from mesh.subscription import NotSubscribed
+from mesh.sync import SyncReplica, SyncWatcher
 from mesh.watch import Change, Watcher
 from persistence.base import FolderError, FrameError, StorageError
 
@@ -45,6 +50,7 @@ __all__ = (
     "CoordinatorUnavailable",
     "CrossShardTransaction",
     "Durability",
+    "DurableHandle",
     "EditMisuse",
     "Environment",
     "FlushResult",
@@ -56,12 +62,16 @@ __all__ = (
     "InvalidValue",
     "LinkClosed",
     "MeshError",
+    "NotSubscribed",
+    "ObserverReadOnly",
     "OutOfBounds",
     "PartHealth",
     "PeerError",
     "PeerInfo",
     "PeerLag",
     "PeerRefused",
+    "PresenceChange",
+    "Present",
     "ReadOnly",
     "Replica",
     "ReplicaClosed",
@@ -70,6 +80,8 @@ __all__ = (
     "Settings",
     "SettingsError",
     "StorageError",
+    "SyncReplica",
+    "SyncWatcher",
     "TransactionTooLarge",
     "Transition",
     "UnknownField",

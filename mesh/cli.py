@@ -27,6 +27,9 @@ from typer.exceptions import TyperException
 from crdt.errors import MeshError
 from crdt.ids import check_document_id, shard_of
 from crdt.plain import plain_document, plain_documents
+from mesh.commands.folders import add_folder_commands
+from mesh.commands.identity import add_identity_commands
+from mesh.commands.run import run_replica
 from mesh.settings import load_settings, settings_table
 from mesh.stack.command import stack_app
 from persistence.inspect import LoadedFolder, load_folder
@@ -59,6 +62,9 @@ def make_app() -> typer.Typer:
     app.command("settings", epilog="Example: STATEMESH_PEERS__LISTEN=127.0.0.1:7400 mesh settings")(
         settings
     )
+    add_identity_commands(app)
+    app.command("run", epilog="Example: mesh run keeper --seed 127.0.0.1:7400")(run_replica)
+    add_folder_commands(app)
     app.add_typer(stack_app, name="stack")
     for point in sorted(importlib.metadata.entry_points(group=COMMANDS), key=lambda p: p.name):
         _plug_in(app, point)

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from crdt.errors import CallerError, CodecError
 from crdt.snapshot import ShardSnapshot
-from mesh.core import Core
+from mesh.core import CLOSED_META, Core
 from mesh.dissemination import Backoff
 from mesh.health import DOWN, JOURNAL, OK
 from mesh.outbox import Cut
@@ -111,6 +111,7 @@ class Committer:
         self._closing = asyncio.Event()
         self._started = -1e9
         self._hard_prune = False
+        self._closed = core.closed_meta()
         self._backoff = Backoff(0.05, 2.0, core.environment.entropy.stream("journal.backoff"))
         self.outbox_bytes = 0
 
@@ -163,6 +164,14 @@ class Committer:
             if host.frames_since_snapshot or host.kept_for_peers:
                 self._snapshots.setdefault(host.index, [])
         self.wake()
+
+    def sign_off(self) -> None:
+        """Nothing more will be written: each shard written to gets a last frame that says so."""
+        for host in self._core.hosts:
+            if size := host.sign_off(self._core.name, self._core.clock):
+                self.outbox_bytes += size
+                self._core.closed.setdefault(host.session, {})[host.index] = host.closing
+        self.wake(urgent=True)
 
     def finish(self) -> None:
         """Cut once more, with snapshots; `run` then returns, or raises StorageError if the disk
@@ -334,6 +343,10 @@ class Committer:
             upto = core.book.everywhere(host.index, upto, core.now())
         upto = self._keeper.keep(host.index, upto, pressed=self._hard_prune)
         host.kept_for_peers = upto != save.frontier
+        if (closed := core.closed_meta()) != self._closed:
+            # The frames that said so may go now.
+            await self._store(lambda: self._journal.set_meta({CLOSED_META: closed}))
+            self._closed = closed
         removed = await self._store(lambda: self._journal.prune(host.index, upto))
         if removed:
             core.probe.event("journal.pruned", shard=host.index, frames=removed)

@@ -14,17 +14,18 @@ import contextlib
 import importlib.metadata
 import ipaddress
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from crdt.errors import CallerError, MeshError
+from crdt.errors import CallerError, MeshError, ServiceError
 from mesh.environment import Bus, Coordinator, Environment
 from mesh.instrumentation import LoggingProbe
 from mesh.replica import Replica
 from mesh.settings import Settings, load_settings, split_address
-from mesh.transports.discovery import StaticSeeds
+from mesh.subscription import Subscribe
+from mesh.transports.discovery import Combined, Learned, StaticSeeds
 from mesh.transports.tcp import TcpTransport
 from persistence import folder as layout
 from persistence.base import (
@@ -33,6 +34,7 @@ from persistence.base import (
     Entropy,
     EventLog,
     FolderError,
+    JournalDamaged,
     Probe,
 )
 from persistence.genesis import Genesis
@@ -43,11 +45,17 @@ from persistence.identity import (
     open_identity,
     provision,
 )
+from persistence.mark import repair_cure
+from persistence.salvage import rebuild
 from persistence.sqlite import SqliteJournal, open_journal
 from persistence.system import SystemClock, SystemEntropy
 
+if TYPE_CHECKING:
+    from mesh.transports.zeroconf import ZeroconfDiscovery
+
 __all__ = ("identity_of", "open_replica")
 
+T = TypeVar("T")
 COORDINATORS = "statemesh.coordinators"
 COORDINATOR = "temporal"
 PERSONAL = "personal"
@@ -60,31 +68,67 @@ async def open_replica(
     settings: Settings | None = None,
     *,
     probe: Probe | None = None,
+    subscribe: Subscribe = (),
     **overrides: Any,
 ) -> AsyncIterator[Replica]:
     """Run a replica in the folder `path` while the block lasts.
 
     `settings` are loaded from environment and file where none are given; `overrides` are as for
-    `load_settings`. Raises FolderError (another mesh's or replica's folder, a newer format, in
-    use), SettingsError, StorageError; the folder is then as it was.
+    `load_settings`; `subscribe`: see `mesh.subscription`. Raises FolderError (another mesh's or
+    replica's folder, a newer format, in use), SettingsError, StorageError; the folder is then as
+    it was. A damaged journal is a JournalDamaged, or built anew (`replica.on_damage`).
     """
-    clock, entropy = SystemClock(), SystemEntropy()
     probe = probe or LoggingProbe()
-    chosen, identity, journal = await _prepared(Path(path), settings, overrides)
+    folder, chosen = await asyncio.to_thread(_chosen, Path(path), settings, overrides)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(journal.close)
-        transport = await asyncio.to_thread(TcpTransport, identity, chosen.peers, probe)
-        stack.push_async_callback(transport.close)
-        coordinator = await _coordinator(chosen, clock, probe)
-        bus, log, checkpoints = await asyncio.to_thread(_services, chosen, identity, entropy)
-        for port in (coordinator, bus, log, checkpoints):
-            if port is not None:
-                stack.push_async_callback(port.close)
-        environment = Environment(
-            clock, entropy, probe, journal, transport, StaticSeeds(chosen.peers.seeds),
-            coordinator, bus, log, checkpoints,
-        )  # fmt: skip
-        yield await stack.enter_async_context(Replica(chosen, environment, identity))
+        try:
+            replica = await _started(stack, folder, chosen, probe, subscribe)
+        except JournalDamaged as damage:
+            await stack.aclose()
+            if chosen.replica.on_damage != "rebuild":
+                raise
+            salvage = await _finished(asyncio.to_thread(asyncio.run, rebuild(folder, str(damage))))
+            probe.event("journal.rebuilt", **salvage.plain())
+            replica = await _started(stack, folder, chosen, probe, subscribe)
+        yield replica
+
+
+async def _started(
+    stack: AsyncExitStack, folder: Path, chosen: Settings, probe: Probe, subscribe: Subscribe
+) -> Replica:
+    """A replica that runs until the stack is closed, and all it needs."""
+    clock, entropy = SystemClock(), SystemEntropy()
+    identity, journal = await _prepared(folder, chosen)
+    # Through cancellation, too: who comes next finds the folder free.
+    stack.push_async_callback(lambda: _finished(journal.close()))
+    transport = await asyncio.to_thread(TcpTransport, identity, chosen.peers, probe)
+    stack.push_async_callback(transport.close)
+    coordinator = await _coordinator(chosen, clock, probe)
+    bus, log, checkpoints = await asyncio.to_thread(_services, chosen, identity, entropy)
+    for port in (coordinator, bus, log, checkpoints):
+        if port is not None:
+            stack.push_async_callback(port.close)
+    network = await _zeroconf(stack, chosen, identity, clock, probe)
+    discovery = Combined(
+        StaticSeeds(chosen.peers.seeds), Learned(clock.monotonic), *([network] if network else [])
+    )
+    environment = Environment(
+        clock, entropy, probe, journal, transport, discovery,
+        coordinator, bus, log, checkpoints,
+    )  # fmt: skip
+    replica = Replica(chosen, environment, identity, subscribe=subscribe)
+    try:
+        await stack.enter_async_context(replica)
+    except JournalDamaged as damage:
+        if str(journal.path) in str(damage):
+            raise
+        raise JournalDamaged(f"{journal.path}: {damage}; {repair_cure(folder)}") from damage
+    if network is not None and replica.address:
+        try:
+            await network.announce(replica.address)
+        except ServiceError as error:
+            probe.event("discovery.failed", reason=str(error))
+    return replica
 
 
 def identity_of(folder: Path, settings: Settings) -> Identity:
@@ -96,7 +140,7 @@ def identity_of(folder: Path, settings: Settings) -> Identity:
     if not (folder / layout.IDENTITY).exists():
         if folder.exists() and not folder.is_dir():
             raise FolderError(f"{folder} is not a folder; name one for the replica to live in")
-        if (folder / layout.JOURNAL).exists():
+        if (folder / layout.JOURNAL).exists() or (folder / layout.MARK).exists():
             raise FolderError(
                 f"{folder} holds a journal but no identity; restore {layout.IDENTITY}/ from a "
                 "backup, or use another folder"
@@ -111,28 +155,40 @@ def identity_of(folder: Path, settings: Settings) -> Identity:
     return identity
 
 
-async def _prepared(
-    path: Path, settings: Settings | None, overrides: dict[str, Any]
-) -> tuple[Settings, Identity, SqliteJournal]:
+async def _prepared(folder: Path, settings: Settings) -> tuple[Identity, SqliteJournal]:
     """`_prepare` in a thread, which can't be stopped: who gives up waits and frees the folder."""
-    work = asyncio.ensure_future(asyncio.to_thread(_prepare, path, settings, overrides))
+    work = asyncio.ensure_future(asyncio.to_thread(_prepare, folder, settings))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         with contextlib.suppress(MeshError):
-            await (await work)[2].close()
+            await (await work)[1].close()
         raise
 
 
-def _prepare(
+async def _finished(step: Coroutine[Any, Any, T]) -> T:
+    """What a thread does, which can't be stopped: who gives up waits for its end."""
+    work = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with contextlib.suppress(MeshError):
+            await work
+        raise
+
+
+def _chosen(
     path: Path, settings: Settings | None, overrides: dict[str, Any]
-) -> tuple[Settings, Identity, SqliteJournal]:
-    """All that blocks: settings, folder, identity, journal."""
+) -> tuple[Path, Settings]:
     chosen = load_settings(**overrides) if settings is None else settings.override(**overrides)
-    folder = path.expanduser().resolve()
-    identity = identity_of(folder, chosen)
-    _keep_personal_mesh_local(identity, chosen)
-    return chosen, identity, open_journal(folder, identity.mesh)
+    return path.expanduser().resolve(), chosen
+
+
+def _prepare(folder: Path, settings: Settings) -> tuple[Identity, SqliteJournal]:
+    """All that blocks: folder, identity, journal."""
+    identity = identity_of(folder, settings)
+    _keep_personal_mesh_local(identity, settings)
+    return identity, open_journal(folder, identity.mesh)
 
 
 def _name_for(folder: Path) -> str:
@@ -154,9 +210,28 @@ def _keep_personal_mesh_local(identity: Identity, settings: Settings) -> None:
     if open_authority(default_authority()).mesh.id == identity.mesh.id:
         raise CallerError(
             f"peers.listen = {listen!r} leaves this machine, but your personal mesh stays on it; "
-            "found a mesh with persistence.create_genesis and let the replica in with provision, "
-            "or listen on 127.0.0.1"
+            "found a mesh (mesh init) and let the replica join it (mesh invite, mesh join), or "
+            "listen on 127.0.0.1"
         )
+
+
+async def _zeroconf(
+    stack: AsyncExitStack, settings: Settings, identity: Identity, clock: Clock, probe: Probe
+) -> ZeroconfDiscovery | None:
+    """Discovery on the local network, if the settings want it and there is such a network."""
+    listen, wanted = settings.peers.listen, settings.peers.zeroconf
+    if wanted == "off" or (wanted == "auto" and not listen):
+        return None
+    if wanted == "auto" and _is_loopback(split_address(listen)[0]):
+        return None
+    from mesh.transports.zeroconf import ZeroconfDiscovery
+
+    found = ZeroconfDiscovery(identity.mesh.id, identity.replica, clock.monotonic)
+    try:
+        return await stack.enter_async_context(found)
+    except ServiceError as error:
+        probe.event("discovery.failed", reason=str(error))
+        return None
 
 
 def _is_loopback(host: str) -> bool:

@@ -305,6 +305,62 @@ async def check_close_ends_everything(make: MakeBuses) -> None:
     assert not left, f"tasks left behind: {left}"
 
 
+async def check_announced_rows_come_back(make: MakeBuses) -> None:
+    """To everybody, bit for bit, the newest of each name, until they expire or are taken away."""
+    async with make() as buses:
+        assert await buses.other.announced("") == {}, "rows out of nowhere"
+        await buses.one.announce("b", b"old", ttl_s=PATIENCE_S)
+        await buses.one.announce("b", bytes(range(256)), ttl_s=PATIENCE_S)
+        await buses.other.announce("a", b"other", ttl_s=PATIENCE_S)
+        await buses.other.announce("deep/a", b"deep", ttl_s=PATIENCE_S)
+        for bus in (buses.one, buses.other):
+            rows = await bus.announced("")
+            assert list(rows) == ["a", "b", "deep/a"], f"names {list(rows)}"
+            assert rows["b"] == bytes(range(256)), "not the newest, or not bit for bit"
+            assert await bus.announced("deep/") == {"deep/a": b"deep"}, "the prefix counts"
+        await buses.one.announce("a", b"", ttl_s=PATIENCE_S)
+        await buses.one.announce("b", b"short", ttl_s=SHORT_S)
+        batch = await buses.one.read({0: "", 1: ""}, limit=9, wait_s=2 * SHORT_S)
+        assert not batch.entries, "a row in a stream"
+        assert await buses.one.announced("") == {"deep/a": b"deep"}, "not taken away, or expired"
+
+
+async def check_flush_takes_rows_away(make: MakeBuses) -> None:
+    """Whoever left them leaves them again."""
+    async with make() as buses:
+        await buses.one.announce("a", b"1", ttl_s=PATIENCE_S)
+        await buses.server.flush()
+        assert await buses.other.announced("") == {}, "rows of before"
+        await buses.one.announce("a", b"2", ttl_s=PATIENCE_S)
+        assert await buses.other.announced("") == {"a": b"2"}, "not the new row"
+
+
+async def check_trimming_below_what_all_have_read(make: MakeBuses) -> None:
+    """Nothing at or after the least position goes; in another generation nothing at all."""
+    async with make() as buses:
+        kept = buses.stream_entries_max
+        generation = await buses.one.publish(_frames(3 * kept // 2))
+        entries = (await buses.other.read({0: ""}, limit=9 * kept, wait_s=0)).entries
+        late, last = entries[-2], entries[-1]
+        for below, of in (
+            ({0: [late.position]}, "another"), ({0: [last.position, ""]}, generation),
+            ({1: [last.position]}, generation), ({}, generation), ({0: []}, generation),
+        ):  # fmt: skip
+            await buses.one.trim(below, generation=of)
+            batch = await buses.one.read({0: ""}, limit=9 * kept, wait_s=0)
+            assert list(batch.entries) == list(entries), f"trimmed by {below} of {of}"
+        await buses.one.trim({0: [last.position, late.position]}, generation=generation)
+        batch = await buses.one.read({0: ""}, limit=9 * kept, wait_s=0)
+        assert late in batch.entries, "what somebody has not read is gone"
+        assert list(batch.entries) == list(entries[-len(batch.entries) :]), "a hole"
+        # Servers free whole nodes; with so many entries there is one to free.
+        assert len(batch.entries) < len(entries), "nothing was trimmed"
+        batch = await buses.other.read({0: late.position}, limit=9 * kept, wait_s=0)
+        assert not batch.trimmed, "told of trimming where nothing unread went"
+        batch = await buses.one.read({0: entries[0].position}, limit=9 * kept, wait_s=0)
+        assert list(batch.trimmed) == [0], "not told"
+
+
 async def check_version(make: MakeBuses) -> None:
     """One line for people."""
     async with make() as buses:
@@ -368,6 +424,9 @@ BUS_CHECKS: tuple[Check, ...] = (
     check_streams_are_bounded,
     check_cancelled_calls_disturb_nobody,
     check_close_ends_everything,
+    check_announced_rows_come_back,
+    check_flush_takes_rows_away,
+    check_trimming_below_what_all_have_read,
     check_version,
 )
 

@@ -88,15 +88,11 @@ class Dialler:
                     self._core.probe.event("dial.failed", address=address, reason=str(error))
                 else:
                     peer = link.peer
-                    if peer == self._core.name:
-                        await link.close()
-                        self._core.probe.event(
-                            "link.refused", peer=peer, reason=f"{address} is this replica itself"
-                        )
-                        wait = SELF_S
-                    elif await self._talk(link):
+                    if await self._talk(link):
                         backoff.reset()
                         wait = backoff.wait()
+                    elif peer == self._core.name:
+                        wait = SELF_S
                 await asyncio.sleep(wait)
         finally:
             self._dialling.discard(address)

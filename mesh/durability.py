@@ -14,6 +14,7 @@ from typing import ClassVar
 from crdt.errors import CallerError, ServiceError
 
 BUS_LEVEL, LOG_LEVEL, CHECKPOINT_LEVEL = "BUS", "LOG", "CHECKPOINT"
+MAJORITY_LEVEL = "MAJORITY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,13 @@ class Durability:
     `postgres.checkpoint_interval_s`, where another replica writes the shard's checkpoints.
     """
 
+    MAJORITY: ClassVar[Durability]
+    """On the disks of more than half of the replicas that are registered, this one among them:
+    those whose presence is known here and has not expired, counted at the call, linked to this one
+    or not. `FlushResult.of` says how many those are. A replica that was cut off for longer than
+    presence lasts counts only whom it still sees, so this is no quorum of a fixed membership.
+    """
+
     @staticmethod
     def PEERS(n: int) -> Durability:  # noqa: N802 - reads as the level it is, next to JOURNAL
         """On this replica's disk and on those of `n` other replicas, of those that are or were
@@ -52,6 +60,7 @@ class Durability:
 
 Durability.JOURNAL = Durability("JOURNAL")
 Durability.BUS = Durability(BUS_LEVEL)
+Durability.MAJORITY = Durability(MAJORITY_LEVEL)
 Durability.LOG = Durability(LOG_LEVEL)
 Durability.CHECKPOINT = Durability(CHECKPOINT_LEVEL)
 
@@ -59,13 +68,16 @@ Durability.CHECKPOINT = Durability(CHECKPOINT_LEVEL)
 @dataclass(frozen=True, slots=True)
 class FlushResult:
     """What was reached: `written` {shard: last seq of this session}, `replicas` other replicas that
-    have it.
+    have it, by name, sorted. `of`: how many
+    others `PEERS` asks for; of how many replicas, this one included, `MAJORITY` was counted; None
+    for other levels.
     """
 
     level: Durability
     session: int
     written: dict[int, int]
     replicas: tuple[str, ...]
+    of: int | None = None
 
 
 class FlushTimeout(ServiceError):
@@ -131,14 +143,21 @@ class Waiters:
         """Return once `condition()` holds. Raises what `fail` is given."""
         if condition():
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (condition, future)
-        self._waiting.append(entry)
+        future = self.future(condition)
         try:
             await future
         finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            future.cancel()
+            self._waiting = [entry for entry in self._waiting if entry[1] is not future]
+
+    def future(self, condition: Callable[[], bool]) -> asyncio.Future[None]:
+        """A future that is done once `condition()` holds, or fails as `fail` says."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if condition():
+            future.set_result(None)
+        else:
+            self._waiting.append((condition, future))
+        return future
 
     def progress(self) -> None:
         """Something changed: wake those whose condition holds now."""

@@ -33,8 +33,8 @@ D = TypeVar("D", bound=Document)
 
 
 class Backpressure(ServiceError):
-    """More is written than the disk takes. Nothing was written; `await replica.ready()` waits for
-    room.
+    """More is written than the disk takes, or than a service has taken for too long. Nothing was
+    written; `await replica.ready()` waits for room.
     """
 
 
@@ -42,6 +42,10 @@ class ReplicaClosed(CallerError):
     """The replica is not running: not started, closed, failed, or a fork's copy of another
     process's.
     """
+
+
+class ObserverReadOnly(CallerError):
+    """This replica's certificate lets it read only: what it wrote would be void everywhere."""
 
 
 Labels = tuple[str, str, str]
@@ -78,6 +82,11 @@ class Editor:
     def begin(self, what: str) -> int:
         """Start an edit; returns the tick that must not have passed when it ends."""
         self.check()
+        if not self._core.roll.own.writes:
+            raise ObserverReadOnly(
+                f"{self._core.name} is an {self._core.roll.own.role} of its mesh and only reads; "
+                "join with an invitation for members to write"
+            )
         if self._open:
             raise EditMisuse(
                 f"an edit of {what} was begun while one of {self._open} is open: end that one "
@@ -88,6 +97,8 @@ class Editor:
                 f"{self._committer.owed} bytes are written and not on disk yet, at most "
                 f"{self._bound} may be; await replica.ready() and edit again"
             )
+        if self._core.blocked:
+            raise Backpressure(f"{self._core.blocked}; await replica.ready() and edit again")
         if not self._ticking:
             self._ticking = True
             self._loop.call_soon(self._tick)
@@ -138,8 +149,11 @@ class Editor:
         return Overlay(host.lattice, self._core.session, self._core.clock)
 
     def host(self, document: str) -> ShardHost:
-        """The shard a document lives in."""
-        hosts = self._core.hosts
+        """The shard a document lives in. Raises NotSubscribed."""
+        core = self._core
+        if not core.subscription.whole:
+            core.subscription.check(document)
+        hosts = core.hosts
         return hosts[shard_of(document, len(hosts))]
 
     def _tick(self) -> None:

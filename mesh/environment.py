@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from crdt.errors import CallerError, PeerError, ServiceError
 from persistence.base import CheckpointStore, Clock, Entropy, EventLog, Journal, Probe
@@ -56,6 +56,10 @@ class Link(Protocol):
         """`host:port` of the other end, for people."""
 
     @property
+    def certificate(self) -> bytes:
+        """The replica's certificate (DER) that the peer has shown; b"" where none is shown."""
+
+    @property
     def received_bytes(self) -> int:
         """How much `receive` has read so far, an unfinished message included; it never shrinks.
 
@@ -92,6 +96,14 @@ class Discovery(Protocol):
         """Addresses worth dialling now, in a fixed order."""
 
 
+@runtime_checkable
+class LearningDiscovery(Discovery, Protocol):
+    """A discovery that can be told what others found."""
+
+    def learn(self, addresses: Sequence[str], for_s: float) -> None:
+        """These are worth a try for so many seconds; what was learnt before no longer is."""
+
+
 @dataclass(frozen=True, slots=True)
 class BusEntry:
     """Something read from a shard's stream. `position` is opaque: read on after it."""
@@ -115,6 +127,10 @@ class BusBatch:
     trimmed: Sequence[int] = ()
 
 
+ANNOUNCED_MAX = 10_000
+"""Names that the registry of a bus keeps."""
+
+
 class Bus(Protocol):
     """Fast fan-out of frames: a bounded stream for every shard, all replicas read all of them.
 
@@ -135,6 +151,21 @@ class Bus(Protocol):
         """Up to about `limit` entries a shard after the given positions ("": from the oldest kept).
 
         One call over all shards named; waits at most `wait_s` seconds for the first entry.
+        """
+
+    async def trim(self, below: Mapping[int, Sequence[str]], *, generation: str) -> None:
+        """Remove entries of each shard that lie before all positions given, as far as that is
+        cheap. Only memory is at stake: nothing happens in another generation.
+        """
+
+    async def announce(self, name: str, row: bytes, *, ttl_s: float) -> None:
+        """Leave a row under this name, instead of the one before, for so many seconds; an empty
+        one takes it away. At most `ANNOUNCED_MAX` names are kept: what would expire first goes.
+        """
+
+    async def announced(self, prefix: str) -> dict[str, bytes]:
+        """{name: row} of those that have not expired and whose names start so, by name. Whoever can
+        reach the server can write any.
         """
 
     async def version(self) -> str:

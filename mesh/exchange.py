@@ -27,6 +27,7 @@ from mesh.wire import (
     Certificates,
     Frames,
     Frontier,
+    Holds,
     Journaled,
     Message,
     Range,
@@ -74,6 +75,7 @@ class Exchange:
             SnapshotPart: self._snapshot_part,
             Certificates: self._certificates,
             WantCertificates: self._want_certificates,
+            Holds: self._holds,
         }
         self._on_up: list[Callable[[PeerLink], None]] = []
         self._on_down: list[Callable[[PeerLink], None]] = []
@@ -128,6 +130,7 @@ class Exchange:
         now = core.environment.clock.wall_ms()
         core.book.met(link.name, link.session, link.address, now)
         core.acknowledgements.session(link.name, link.session)
+        core.clones.linked(link.name, link.session)
         core.probe.event("link.up", peer=link.name, address=link.address, session=link.session)
         self.judge_health()
         theirs = {
@@ -136,6 +139,8 @@ class Exchange:
             if (seq := host.journaled.get(link.session, 0))
         }
         link.send(Journaled(theirs))
+        if link.wire >= 2 and core.subscription.shards is not None:
+            link.send(Holds(tuple(sorted(core.subscription.shards))))
         link.owes_summary = True
         self._committer.want_capture()
         for callback in self._on_up:
@@ -148,6 +153,7 @@ class Exchange:
         if self._links.get(link.name) is link:
             del self._links[link.name]
             core.book.left(link.name, core.environment.clock.wall_ms(), core.now())
+            core.held_by.pop(link.name, None)
             self._requests.gone(link.name)
             self.judge_health()
             core.waiters.progress()
@@ -188,7 +194,8 @@ class Exchange:
             fresh.setdefault(record.shard, {})[record.session] = record.last
             if record.own:
                 for link in self._links.values():
-                    link.push(record.data)
+                    if self._core.holds(link.name, (record.shard,)):
+                        link.push(record.data)
             else:
                 foreign += 1
         for link in self._links.values():
@@ -208,7 +215,7 @@ class Exchange:
         """See `committer.Outlet`. Summaries that are owed or came are dealt with against fresh
         captures.
         """
-        rows = tuple(host.published.row() for host in self._core.hosts)
+        rows = tuple(host.published.row() for host in self._core.held)
         for link in self._links.values():
             if link.owes_summary:
                 link.owes_summary = False
@@ -288,9 +295,15 @@ class Exchange:
         found = self._core.trust.certificates(message.sessions[:MAX_CERTIFICATES])
         link.send(Certificates(tuple(found)))
 
+    def _holds(self, link: PeerLink, message: Holds) -> None:
+        self._core.held_by[link.name] = frozenset(message.shards)
+        if (peer := self._core.book.get(link.name)) is not None:
+            peer.holds = frozenset(message.shards)
+        self._core.waiters.progress()
+
     def _compare(self, link: PeerLink, row: SummaryRow) -> None:
         core = self._core
-        if row.shard >= len(core.hosts):
+        if row.shard >= len(core.hosts) or not core.subscription.holds(row.shard):
             return
         mine = core.hosts[row.shard].published
         match compare(mine, row):
@@ -319,7 +332,7 @@ class Exchange:
 
     def _frontier(self, link: PeerLink, message: Frontier) -> None:
         core = self._core
-        if message.shard >= len(core.hosts):
+        if message.shard >= len(core.hosts) or not core.subscription.holds(message.shard):
             return
         self._knows(link, message.shard, message.frontier)
         core.waiters.progress()
@@ -394,6 +407,8 @@ class Exchange:
             link.send(Want(shard, fresh))
 
     def _want_snapshot(self, link: PeerLink, shard: int) -> None:
+        if link.member is not None and not link.member.gives_snapshots:
+            return  # What it gave would be refused; another peer is met in another round.
         if self._requests.snapshot(shard, link.name, self._core.now()):
             self._core.probe.event("repair.snapshot", peer=link.name, shard=shard)
             link.snapshots_asked.add(shard)

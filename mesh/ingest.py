@@ -17,7 +17,7 @@ from mesh.core import Core
 from mesh.inbox import Arrival, Verdict
 from mesh.shards import ShardHost
 from persistence.base import FrameError, FrameRecord
-from persistence.frame import Header, UnknownSession
+from persistence.frame import Header, NotAllowed, UnknownKey, UnknownSession
 from persistence.sealing import OpenedFrame, OpenedSnapshot
 
 
@@ -66,6 +66,10 @@ class Ingest:
         except UnknownSession as error:
             core.refuse("frame.uncertified", type(error).__name__, peer=source)
             return Received(Reception.UNCERTIFIED, error.header)
+        except UnknownKey as error:
+            core.roll.keyless.park(verified.header, raw, source)
+            core.probe.event("frame.keyless", peer=source, key=error.key_id)
+            return Received(Reception.GAPPED, verified.header)
         except FrameError as error:
             core.refuse("frame.refused", type(error).__name__, peer=source, detail=str(error))
             return Received(Reception.REFUSED, None)
@@ -73,6 +77,8 @@ class Ingest:
 
     def _is_here(self, header: Header) -> bool:
         host = self._core.hosts[header.shard]
+        if not self._core.subscription.holds(header.shard):
+            return True  # of no use here: passed over as what is here already
         if header.session == self._core.session:
             return header.last <= host.outbox.framed
         return host.lattice.seen(header.session, header.last)
@@ -108,6 +114,10 @@ class Ingest:
         core = self._core
         try:
             opened = core.opener.open_snapshot(raw)
+            if not opened.maker.snapshots:
+                raise NotAllowed(f"{opened.replica} may not give snapshots")
+            if reason := core.roll.revocation(opened.maker.certified):
+                raise NotAllowed(reason)
             snapshot = decode_snapshot(opened.body)
             if not opened.certificates.keys() >= snapshot.frontier.keys():
                 # What we journal on top of it could not be verified when it is read back.
@@ -134,6 +144,7 @@ class Ingest:
             core.opener.unseal(arrival.raw)
             core.trust.keep(header.session)
         applied = host.apply(arrival)
+        core.note_close(header)
         core.brought(arrival.source, header.last - header.first + 1)
         where = {"shard": host.index, "session": header.session, "first": header.first}
         if applied.forked:

@@ -9,13 +9,30 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.refusals import worth_saying
 
 EVENTS: Mapping[str, str] = {
+    "machine.fired": "A machine moved: the coordinator decided a transition.",
+    "coordinator.unavailable": "Temporal did not answer; what needs a decision fails or waits.",
+    "coordinator.health": "The coordinator's state changed.",
     "replica.started": "A session began; the state came from the journal.",
     "replica.closed": "The session ended; `journaled`: everything written is on disk.",
     "replica.failed": "A task of the replica ended by a bug; edits are refused from now on.",
+    "session.closed": "A session ended in order, as its last frame in a shard says.",
+    "durability.abandoned": "The replica ended before a callback's writes were durable enough.",
+    "durability.failed": "A callback of on_durable raised; what was written is not concerned.",
+    "edit.overran": "A thread's edit kept the replica waiting for too long; it is void.",
     "health.changed": "A part of the replica changed its state.",
+    "presence.expired": "A replica gave no sign of life for too long; it counts as gone.",
+    "presence.refused": "The registry on the bus held a row that no member sealed.",
+    "discovery.failed": "Nobody can be found on the local network; other ways go on.",
+    "presence.full": "More replicas are present than are kept account of; the newest are left out.",
     "journal.read": "The journal was read: frames applied again, and how many of them are void.",
+    "journal.rebuilt": "The journal was damaged, and built anew from what could be read of it.",
+    "identity.cloned": "A replica runs twice under one name: its folder was copied; `count`.",
+    "bus.position": "The position kept for the bus means nothing to it; read from its beginning.",
     "journal.failed": "The disk refused a batch; it is kept and tried again.",
     "journal.recovered": "The disk takes batches again.",
     "snapshot.saved": "A shard's snapshot is on disk.",
@@ -25,6 +42,7 @@ EVENTS: Mapping[str, str] = {
     "journal.pruned": "Frames that are in a snapshot and with every live peer were forgotten.",
     "frame.refused": "A received frame was garbage, forged, foreign or oversized; nothing changed.",
     "frame.uncertified": "A frame's session is unknown here; its certificate was asked for.",
+    "frame.keyless": "A frame is sealed with a mesh key that is not here; it waits for the key.",
     "frame.void": "A properly signed frame had a malformed body: only its seqs are used up.",
     "frame.dropped": "The inbox was full; the frame will be fetched again.",
     "frame.forked": "A session's frame does not follow its last: two histories of one session.",
@@ -32,9 +50,12 @@ EVENTS: Mapping[str, str] = {
     "lattice.conflict": "Two payloads were found under one dot; the larger stays on every replica.",
     "clock.drift": "A peer stamped further ahead than the clock follows; check that host's clock.",
     "digest.mismatch": "Equal operations but different state: a bug or an attack; joining in full.",
+    "roster.adopted": "The authority's newest roster came: revocations, and which key seals.",
+    "roster.refused": "A peer sent a roster that the authority did not sign; nothing changed.",
+    "keys.taken": "Mesh keys came that the roster names.",
     "link.up": "A link to a peer is ready.",
     "link.down": "A link ended; the reason is said.",
-    "link.refused": "A link was closed before use: ourselves, a foreign mesh, one too many.",
+    "link.refused": "No link: ourselves, a foreign mesh, one too many, revoked, expired; `count`.",
     "link.flood": "A peer sent more garbage than is tolerated; its link was closed.",
     "link.deaf": "A peer asked for far more than it read; its link was closed.",
     "link.overflow": "A slow peer's queue was full; it will be repaired when it is empty again.",
@@ -44,7 +65,7 @@ EVENTS: Mapping[str, str] = {
     "link.opened": "The transport made a link.",
     "link.closed": "The transport ended a link.",
     "link.oversized": "A peer announced a message beyond the bound.",
-    "peer.refused": "Somebody who is not of this mesh knocked.",
+    "peer.refused": "Somebody not of this mesh, or no longer, knocked; the `count`-th time.",
     "listener.failed": "The listening socket failed.",
     "dial.failed": "Nobody answered at an address; it is tried again.",
     "replica.restoring": "An empty replica starts before checkpoints and log are all in.",
@@ -67,6 +88,156 @@ EVENTS: Mapping[str, str] = {
     "repair.pruned": "A peer asked for frames that are gone here; it will take a snapshot.",
 }
 
+EVENT_FIELDS: Mapping[str, str] = {
+    "machine.fired": "epoch event id machine seconds target",
+    "coordinator.unavailable": "machine reason",
+    "coordinator.health": "reason state",
+    "replica.started": "address replica session",
+    "replica.closed": "journaled replica",
+    "replica.failed": "reason",
+    "session.closed": "seq session shard",
+    "durability.abandoned": "level reason written",
+    "durability.failed": "level reason written",
+    "edit.overran": "seconds",
+    "health.changed": "part reason state",
+    "presence.expired": "replica",
+    "presence.refused": "detail reason replica",
+    "discovery.failed": "reason",
+    "presence.full": "replicas",
+    "journal.read": "frames voids",
+    "journal.rebuilt": "",
+    "identity.cloned": "count replica session",
+    "bus.position": "reason",
+    "journal.failed": "reason",
+    "journal.recovered": "",
+    "snapshot.saved": "bytes shard",
+    "snapshot.joined": "documents peer shard",
+    "snapshot.refused": "peer reason detail? shard?",
+    "snapshot.failed": "reason shard",
+    "journal.pruned": "frames shard",
+    "frame.refused": "detail peer reason",
+    "frame.uncertified": "peer reason",
+    "frame.keyless": "key peer",
+    "frame.void": "first peer session shard",
+    "frame.dropped": "session shard",
+    "frame.forked": "peer shard first? reason? session?",
+    "heads.absorbed": "heads shard",
+    "lattice.conflict": "document seq session",
+    "clock.drift": "first session shard stamp",
+    "digest.mismatch": "ours peer shard theirs",
+    "roster.adopted": "peer revoked seals version",
+    "roster.refused": "detail peer reason",
+    "keys.taken": "keys peer",
+    "link.up": "address peer session",
+    "link.down": "address peer reason",
+    "link.refused": "count peer reason",
+    "link.flood": "peer",
+    "link.deaf": "bytes peer",
+    "link.overflow": "bytes peer",
+    "link.error": "peer reason",
+    "message.refused": "detail peer reason",
+    "message.unknown": "code peer",
+    "link.opened": "address initiated peer",
+    "link.closed": "address peer reason",
+    "link.oversized": "bytes peer",
+    "peer.refused": "address count reason",
+    "listener.failed": "reason",
+    "dial.failed": "address reason",
+    "replica.restoring": "sources",
+    "service.failed": "part reason work",
+    "service.recovered": "part work",
+    "bus.reset": "generation",
+    "bus.trimmed": "shard",
+    "bus.reread": "shard",
+    "log.reread": "shard",
+    "log.reset": "shard",
+    "log.uploaded": "frames session shard",
+    "log.hole": "after session shard upto",
+    "checkpoint.lease": "held shard fence? reason?",
+    "checkpoint.written": "bytes id log_offset replaced sessions shard",
+    "checkpoint.failed": "reason shard?",
+    "checkpoint.refused": "id reason replica shard",
+    "repair.asked": "peer ranges shard",
+    "repair.snapshot": "peer shard",
+    "repair.served": "peer shard bytes? frames? holes?",
+    "repair.pruned": "peer shard",
+}
+"""The fields of each kind, by name; with a `?`: not in every event of the kind."""
+
+FIELDS: Mapping[str, tuple[type, str]] = {
+    "address": (str, "where a peer was met or dialled, `host:port`"),
+    "after": (int, "the last seq before what is meant"),
+    "bytes": (int, "size in bytes"),
+    "code": (int, "the number of a kind of message"),
+    "count": (int, "how often this happened by now, the same in the same place"),
+    "detail": (str, "what exactly was wrong, for people"),
+    "document": (str, "id of a document, `Type/name`"),
+    "documents": (int, "how many documents changed"),
+    "epoch": (int, "the number of a decision; it grows"),
+    "event": (str, "what a machine was told"),
+    "fence": (int, "version of a lease; it grows with every holder"),
+    "first": (int, "first seq of a frame"),
+    "frames": (int, "how many frames"),
+    "generation": (str, "which history of the bus it is; empty: several"),
+    "heads": (int, "how many frames nothing depended on"),
+    "held": (bool, "whether the lease is held now"),
+    "holes": (bool, "whether some of what was asked for is gone here"),
+    "id": (str, "which one, in words of the service"),
+    "initiated": (bool, "whether this side dialled"),
+    "journaled": (bool, "whether everything written is on disk"),
+    "key": (int, "id of a mesh key"),
+    "keys": (int, "how many mesh keys"),
+    "level": (str, "a level of durability, as `PEERS(2)`"),
+    "log_offset": (int, "the offset of the log from which to read on"),
+    "machine": (str, "id of a state machine"),
+    "ours": (str, "the digest here, in hex"),
+    "part": (str, "a part of the replica, as in `replica.health()`"),
+    "peer": (str, "name of the other replica, or of the service with an @ before it"),
+    "ranges": (int, "how many ranges of seqs"),
+    "reason": (str, "why, for people; the names of errors where they are counted"),
+    "replaced": (int, "how many older ones went"),
+    "replica": (str, "name of the replica concerned"),
+    "replicas": (int, "how many replicas"),
+    "revoked": (int, "how many replicas are let in no more"),
+    "seals": (int, "id of the mesh key that new frames are sealed with"),
+    "seconds": (float, "how long it took"),
+    "seq": (int, "number of an operation in its session and shard"),
+    "session": (int, "id of a session"),
+    "sessions": (int, "how many sessions"),
+    "shard": (int, "number of a shard"),
+    "sources": (dict, "{source: operations that came from it}"),
+    "stamp": (int, "a hybrid clock's value: Unix milliseconds << 16, and a counter"),
+    "state": (str, "the state that a part or machine is in now"),
+    "target": (str, "the state that was asked for"),
+    "theirs": (str, "the digest there, in hex"),
+    "upto": (int, "the last seq of what is meant"),
+    "version": (int, "a version; the higher one wins"),
+    "voids": (int, "how many frames have no effect"),
+    "work": (str, "what the service was to do"),
+    "written": (dict, "{shard: last seq of this session}"),
+}
+"""What a field means and what it is, wherever it appears."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """One kind of event. `fields`: {name: (type, meaning)}; `optional` are not always there."""
+
+    meaning: str
+    fields: Mapping[str, tuple[type, str]]
+    optional: frozenset[str]
+
+
+def schema() -> dict[str, EventKind]:
+    """All of it, for programs: metrics, screens and reports."""
+    found = {}
+    for kind, meaning in EVENTS.items():
+        names = EVENT_FIELDS[kind].split()
+        fields = {name.rstrip("?"): FIELDS[name.rstrip("?")] for name in names}
+        optional = frozenset(name.rstrip("?") for name in names if name.endswith("?"))
+        found[kind] = EventKind(meaning, fields, optional)
+    return found
+
 
 class LoggingProbe:
     """Writes events to a standard logger: alarms as warnings, the rest as debug."""
@@ -77,6 +248,7 @@ class LoggingProbe:
             "frame.forked", "lattice.conflict", "clock.drift", "digest.mismatch", "link.flood",
             "link.deaf", "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed",
             "log.hole", "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
+            "peer.refused", "link.refused", "roster.refused", "journal.rebuilt", "identity.cloned",
         }
     )  # fmt: skip
 
@@ -84,8 +256,12 @@ class LoggingProbe:
         self._logger = logger or logging.getLogger("statemesh")
 
     def event(self, kind: str, **fields: object) -> None:
-        """One log line: the kind, then the fields."""
-        level = logging.WARNING if kind in self.ALARMS else logging.DEBUG
+        """One log line: the kind, then the fields. Of what is counted by `count`, the first is an
+        alarm, the tenth, the hundredth…
+        """
+        count = fields.get("count", 1)
+        aloud = not isinstance(count, int) or worth_saying(count)
+        level = logging.WARNING if kind in self.ALARMS and aloud else logging.DEBUG
         if self._logger.isEnabledFor(level):
             text = " ".join(f"{name}={value}" for name, value in fields.items())
             self._logger.log(level, "%s %s", kind, text)

@@ -1,14 +1,16 @@
 """The background life of a replica: one task group, how it comes up, and the order in which it
 ends.
 
-The end, in this order: linked peers get a while to take what they lack; edits are refused; links
-and dialling end; one last cut goes to disk with snapshots, and how far services were read and
-served; the transport closes. A task that fails ends all of it, and edits say why.
+The end, in this order: edits are refused; the session signs its `close`, a last frame in each shard
+it wrote to; linked peers get a while to take what they lack; links and dialling end; one last cut
+goes to disk with snapshots, and how far services were read and served; the transport closes. A task
+that fails ends all of it, and edits say why.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from crdt.errors import MeshError
 from mesh.committer import Committer
@@ -17,9 +19,13 @@ from mesh.dialler import Dialler
 from mesh.dissemination import jittered
 from mesh.editing import Editor, ReplicaClosed
 from mesh.exchange import Exchange
+from mesh.flushing import Flusher
 from mesh.health import DOWN, JOURNAL
+from mesh.heartbeats import Heartbeats
 from mesh.ingest import Ingest
 from mesh.links import LinkTimes
+from mesh.roster import RosterSpread
+from mesh.services.registry import Registry
 from mesh.services.shared import Services
 from persistence.base import StorageError
 
@@ -40,14 +46,24 @@ class Lifecycle:
         self.committer = Committer(core, self.exchange, self.services, position)
         ingest = Ingest(core, self.committer)
         self.exchange.bind(self.committer, ingest)
+        self.roster = RosterSpread(core, self.exchange, ingest)
         self.services.bind(self.exchange, self.committer, ingest)
         self.dialler = Dialler(core, self.exchange, times)
         self.editor = Editor(core, self.committer)
+        self.heartbeats = Heartbeats(core, self.exchange, lambda: self.dialler.address)
+        self.registry = self._registry()
+        self.flusher = Flusher(core, self.committer, self.services, self.heartbeats)
         self.stop = asyncio.Event()
+        self.hurried = False
         self.error: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<Lifecycle of {self.core.name}: {self.editor.unusable or 'running'}>"
+
+    def hurry(self) -> None:
+        """Don't wait for peers any more while closing: the caller was cancelled."""
+        self.hurried = True
+        self.core.waiters.progress()
 
     async def run(self, started: asyncio.Future[None]) -> None:
         """Run until `stop` is set or something fails; `started` is told when others can dial."""
@@ -73,26 +89,44 @@ class Lifecycle:
             await self.dialler.listen(group)
         except MeshError as error:
             committing.cancel()
-            started.set_exception(error)
+            if not started.done():
+                started.set_exception(error)
             return
         background = [
             group.create_task(self.dialler.run(), name="discover"),
             group.create_task(self._announce(), name="anti-entropy"),
             group.create_task(self._look_for_gaps(), name="gaps"),
             group.create_task(self._bound_journal(), name="journal size"),
+            group.create_task(self.heartbeats.run(), name="presence"),
+            group.create_task(self.heartbeats.answer(), name="presence: answer"),
+            group.create_task(self.roster.run(), name="roster"),
             *self.services.start(group),
         ]
-        started.set_result(None)
+        if self.registry is not None:
+            background.append(group.create_task(self.registry.run(), name="registry"))
+        if not started.done():  # else who started it has been cancelled, and cancels this
+            started.set_result(None)
         await self.stop.wait()
-        await self._hand_over()
         self.editor.unusable = CLOSED
+        self.committer.sign_off()
+        await self._hand_over()
+        await self.heartbeats.leave()
         for task in background:
             task.cancel()
         await self.dialler.close()
         await asyncio.wait(background)
+        if self.registry is not None:
+            await self.registry.leave()
         self.committer.finish()
         await committing
         await self.services.close()
+
+    def _registry(self) -> Registry | None:
+        feed, log = self.services.bus, self.services.log
+        if feed is None:
+            return None
+        logged = None if log is None else log.frontier.__getitem__
+        return Registry(self.core, feed, self.heartbeats, logged)
 
     async def _commit(self) -> None:
         try:
@@ -106,12 +140,13 @@ class Lifecycle:
         written = core.written()
         if not written:
             return
-        self.committer.wake(urgent=True)
 
         def done() -> bool:
             holders = core.acknowledgements.holders(written)
-            handed = all(name in holders for name in self.exchange.links)
-            return core.health.report()[JOURNAL].state == DOWN or (
+            handed = all(
+                name in holders or not core.holds(name, written) for name in self.exchange.links
+            )
+            return (self.hurried or core.health.report()[JOURNAL].state == DOWN) or (
                 handed and core.on_disk(written) and self.services.delivered()
             )
 
@@ -149,3 +184,21 @@ class Lifecycle:
                 # What services are owed stays, so that trying again at once would bring nothing.
                 tried = size
                 self.committer.compact()
+
+
+async def ended(runner: asyncio.Task[None], hurry: Callable[[], None] | None = None) -> None:
+    """Wait until the task has ended, through every cancellation; raises CancelledError after it if
+    there was one. `hurry` is called at the first.
+
+    Who lets go of a replica's folder must be sure that nothing writes to it any more.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not runner.done():
+        try:
+            await asyncio.wait([runner])
+        except asyncio.CancelledError as error:
+            if cancelled is None and hurry is not None:
+                hurry()
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

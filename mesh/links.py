@@ -32,6 +32,7 @@ from mesh.wire import (
     decode,
     encode,
 )
+from persistence.certificates import ReplicaCertificate
 from persistence.limits import MAX_SNAPSHOT_BYTES
 
 REFUSALS_BURST = 64
@@ -95,6 +96,8 @@ class PeerLink:
         self.address = link.address
         self.initiated = link.initiated
         self.session = 0
+        self.member: ReplicaCertificate | None = None
+        """Who the other end is and what it may do, once greeted."""
         self.wire = hello.oldest
         """The wire version both sides speak, once greeted."""
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
@@ -162,7 +165,7 @@ class PeerLink:
                 self._conversation.up(self)
             except (PeerRefused, CodecError, TimeoutError) as error:
                 self._ended = str(error) or "it did not greet in time"
-                self._core.probe.event("link.refused", peer=self.name, reason=self._ended)
+                self._core.turn_away(self.name, self._ended)
                 return False
             except LinkClosed as error:
                 self._ended = str(error)
@@ -193,8 +196,8 @@ class PeerLink:
 
     def _check(self, hello: Hello) -> None:
         own = self._hello
-        if self.name == own.replica or hello.session == own.session:
-            raise PeerRefused(f"{self.address} is this replica itself, or one of the same name")
+        if hello.session == own.session:
+            raise PeerRefused(f"{self.address} is this replica itself")
         if hello.mesh != own.mesh:
             raise PeerRefused(f"{self.name} is of mesh {hello.mesh.hex()}, not {own.mesh.hex()}")
         if hello.oldest > own.newest or hello.newest < own.oldest:
@@ -208,6 +211,18 @@ class PeerLink:
             raise PeerRefused(f"{self.name} shows a wrong session certificate: {error}") from error
         if (info.session, info.replica, hello.replica) != (hello.session, self.name, self.name):
             raise PeerRefused(f"{self.name} shows a session of {info.replica!r}")
+        # Certificates of sessions are no secret: the one shown must be certified by what the
+        # transport saw proven, or whoever was revoked could borrow that of a successor.
+        if self._link.certificate not in (b"", info.certified.der):
+            raise PeerRefused(f"{self.name} shows a session that another certificate stands for")
+        if reason := self._core.roll.refusal(info.certified):
+            raise PeerRefused(reason)
+        self.member = info.certified
+        if self.name == own.replica:
+            self._core.clones.beside(info.session, self.address)
+            raise PeerRefused(
+                f"{self.address} is a copy of this replica, as session {info.session}"
+            )
 
     async def _converse(self) -> None:
         try:

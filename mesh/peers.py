@@ -43,7 +43,7 @@ class PeerLag:
 
 @dataclass(slots=True)
 class Peer:
-    """What is known of one other replica."""
+    """What is known of one other replica. `holds`: the only shards it holds; None: all."""
 
     name: str
     session: int
@@ -52,6 +52,7 @@ class Peer:
     since: int = 0
     seen_at: float = 0.0
     known: dict[int, dict[int, int]] = field(default_factory=dict)
+    holds: frozenset[int] | None = None
 
     def has(self, shard: int, frontier: Mapping[int, int]) -> None:
         """It has at least this on disk."""
@@ -74,6 +75,11 @@ class PeerBook:
         """What is known of a replica."""
         return self._peers.get(name)
 
+    @property
+    def linked(self) -> int:
+        """How many of them are linked now."""
+        return sum(peer.connected for peer in self._peers.values())
+
     def met(self, name: str, session: int, address: str, now_ms: int) -> Peer:
         """A link to this replica is up. A new session may have lost its disk: it is known to have
         nothing.
@@ -95,6 +101,10 @@ class PeerBook:
             peer.connected = False
             peer.since = now_ms
             peer.seen_at = now
+
+    def drop(self, name: str) -> None:
+        """Forget a replica that is no peer any more, or never was one: nothing is kept for it."""
+        self._peers.pop(name, None)
 
     def infos(self, journaled: Mapping[int, Mapping[int, int]]) -> list[PeerInfo]:
         """All replicas met, by name."""
@@ -126,6 +136,8 @@ class PeerBook:
         """
         upto = dict(frontier)
         for peer in self._peers.values():
+            if peer.holds is not None and shard not in peer.holds:
+                continue  # it will never want them
             if peer.connected or now - peer.seen_at < LIVE_FOR_S:
                 known = peer.known.get(shard, {})
                 upto = {one: min(seq, known.get(one, 0)) for one, seq in upto.items()}
@@ -141,5 +153,7 @@ class PeerBook:
 
 def _lacking(peer: Peer, journaled: Mapping[int, Mapping[int, int]]) -> int:
     return sum(
-        count_missing(peer.known.get(shard, {}), frontier) for shard, frontier in journaled.items()
+        count_missing(peer.known.get(shard, {}), frontier)
+        for shard, frontier in journaled.items()
+        if peer.holds is None or shard in peer.holds
     )

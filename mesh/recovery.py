@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from mesh.core import Core, inbox_bounds
+from mesh.core import CLOSED_META, Core, inbox_bounds, read_closed
 from mesh.environment import Environment
+from mesh.health import JOURNAL
 from mesh.settings import Settings
 from mesh.shards import ShardHost
+from mesh.subscription import Subscribe, Subscription
+from persistence.base import REBUILT
 from persistence.certificates import SessionKey, Trust
 from persistence.identity import Identity
 from persistence.journal import Recovered, recover_journal
@@ -13,12 +16,17 @@ from persistence.sealing import Opener
 
 
 async def open_core(
-    settings: Settings, environment: Environment, identity: Identity
+    settings: Settings,
+    environment: Environment,
+    identity: Identity,
+    subscribe: Subscribe = (),
 ) -> tuple[Core, int]:
     """The core of a new session, and the journal position it goes on from.
 
-    Raises StorageError if the journal can't be read or holds what it must not.
+    Raises StorageError if the journal can't be read or holds what it must not, CallerError for a
+    subscription to what does not exist.
     """
+    subscription = Subscription(subscribe, identity.mesh.shards)
     opener = Opener(identity.mesh, Trust(identity.mesh))
     recovered = await recover_journal(environment.journal, opener)
     environment.probe.event("journal.read", frames=recovered.frames, voids=recovered.voids)
@@ -35,7 +43,17 @@ async def open_core(
         # Frames that a snapshot contains may be there still: they were owed to somebody.
         host.kept_for_peers = bool(host.lattice.frontier)
         hosts.append(host)
-    core = Core(settings, environment, identity, key, opener, hosts)
+    core = Core(settings, environment, identity, key, opener, hosts, subscription)
+    meta = await environment.journal.meta()
+    core.closed = read_closed(meta.get(CLOSED_META, b""))
+    if note := meta.get(REBUILT):
+        core.health.remark(
+            JOURNAL, REBUILT, note.decode(errors="replace"),
+            "what is missing comes from the others; delete journal.damaged-* in the folder when "
+            "you need them no more",
+        )  # fmt: skip
+    for header in recovered.closes:
+        core.note_close(header)
     # Frames may all have been pruned: then the snapshots remember the newest position.
     return core, max([recovered.position, *recovered.snapshots.values()])
 

@@ -25,16 +25,19 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from crdt.document import Document, create_document, delete_document, document_id, schema_of
-from crdt.errors import CallerError
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Edit, ReplicaClosed, TransactionEdit, check_label
 from mesh.environment import Environment, PartHealth
+from mesh.flushing import DurableHandle
 from mesh.health import COORDINATOR, JOURNAL, OFF, OK
-from mesh.lifecycle import Lifecycle
+from mesh.heartbeats import Presence
+from mesh.lifecycle import Lifecycle, ended
 from mesh.links import LinkTimes
 from mesh.peers import PeerInfo, PeerLag
 from mesh.recovery import open_core
 from mesh.settings import Settings
+from mesh.subscription import Subscribe
+from mesh.sync import SyncReplica
 from mesh.watch import Watcher
 from persistence.identity import Identity
 
@@ -55,13 +58,16 @@ class Replica:
         identity: Identity,
         *,
         times: LinkTimes | None = None,
+        subscribe: Subscribe = (),
     ) -> None:
         self._settings = settings
         self._environment = environment
         self._identity = identity
         self._times = times or LinkTimes()
         self._life: Lifecycle | None = None
+        self._subscribe = tuple(subscribe)
         self._runner: asyncio.Task[None] | None = None
+        self._sync: SyncReplica | None = None
         _running.add(self)
 
     @staticmethod
@@ -95,7 +101,9 @@ class Replica:
         """
         if self._runner is not None:
             raise ReplicaClosed("the replica was started before; make a new one for a new session")
-        core, position = await open_core(self._settings, self._environment, self._identity)
+        core, position = await open_core(
+            self._settings, self._environment, self._identity, self._subscribe
+        )
         life = Lifecycle(core, position, self._times)
         empty = not any(host.lattice.frontier for host in core.hosts)
         await life.services.load(position, empty=empty)
@@ -105,9 +113,10 @@ class Replica:
             await started
         except BaseException:
             self._runner.cancel()
-            await asyncio.wait([self._runner])
+            await ended(self._runner)
             raise
         self._life = life
+        self._sync = SyncReplica(self, asyncio.get_running_loop())
         core.health.set(JOURNAL, OK)
         life.exchange.judge_health()
         core.probe.event(
@@ -127,21 +136,34 @@ class Replica:
             await self.close()
             raise
 
-    async def close(self) -> None:
-        """Hand over what peers lack (for a while), bring everything to disk, end all tasks.
-        Idempotent.
+    async def close(self, level: Durability | None = None, *, timeout: float | None = None) -> None:
+        """Flush to `level` if one is given, sign the session's end, hand over what peers lack (for
+        a while), bring everything to disk, end all tasks. Idempotent.
 
-        Raises StorageError, after everything is released, if something written could not be
-        journaled.
+        The signed end is a last frame in every shard written to, so others know that no more will
+        come. Raises, after everything is released, StorageError if something written could not be
+        journaled, and FlushTimeout if `level` was not reached within `timeout` seconds: what is
+        owed then goes on after the next start. Cancelled, it still brings everything to disk and
+        ends all tasks, without waiting for peers, before it raises.
         """
         life = self._life
         if life is None or self._runner is None:
             return
+        late: FlushTimeout | None = None
+        if level is not None and not life.editor.unusable:
+            try:
+                await life.flusher.flush(level, timeout)
+            except FlushTimeout as error:
+                late = error
+            except ReplicaClosed:  # closed by somebody else meanwhile, or failed: said below
+                life.core.probe.sometimes("closed while it was flushed for closing")
         first = not life.stop.is_set()
         life.stop.set()
-        await asyncio.wait([self._runner])
+        await ended(self._runner, life.hurry)
         if first and life.error is not None:
             raise life.error
+        if late is not None:
+            raise late
 
     async def __aenter__(self) -> Replica:
         await self.start()
@@ -181,6 +203,13 @@ class Replica:
     def environment(self) -> Environment:
         """The ports this replica uses."""
         return self._environment
+
+    @property
+    def sync(self) -> SyncReplica:
+        """The same replica for code on other threads: blocking calls. See `mesh.sync`."""
+        if self._sync is None:
+            raise ReplicaClosed(NOT_STARTED)
+        return self._sync
 
     # ------------------------------------------------------------------ writing
 
@@ -247,7 +276,8 @@ class Replica:
         """Wait until there is room after a `Backpressure`."""
         life = self._check()
         bound = self._settings.replica.owed_bytes_max // 2
-        await life.core.waiters.until(lambda: life.committer.owed <= bound)
+        core = life.core
+        await core.waiters.until(lambda: life.committer.owed <= bound and not core.blocked)
 
     async def flush(
         self, level: Durability = Durability.JOURNAL, *, timeout: float | None = None
@@ -257,39 +287,19 @@ class Replica:
         `timeout` in seconds, None: however long it takes. Raises FlushTimeout, which means "not
         yet", and CallerError for a level whose service is not configured.
         """
-        life = self._check()
-        core, services = life.core, life.services
-        if missing := services.missing(level):
-            raise CallerError(f"Durability.{level} needs {missing}, which is not configured")
-        written = core.written()
+        return await self._check().flusher.flush(level, timeout)
 
-        def reached() -> bool:
-            if not written or not core.on_disk(written):
-                return not written
-            if not services.reached(level, written):
-                return False
-            return (
-                not level.replicas or len(core.acknowledgements.holders(written)) >= level.replicas
-            )
+    def on_durable(
+        self, level: Durability, callback: Callable[[FlushResult], None]
+    ) -> DurableHandle:
+        """Call back once, on the loop, when everything this session wrote until now is as durable
+        as `level` says. Doesn't wait; `cancel()` of what it returns takes it back.
 
-        life.committer.wake(urgent=True)
-        services.urge(level)
-        missed = False
-        try:
-            async with asyncio.timeout(timeout):
-                await core.waiters.until(reached)
-        except TimeoutError:
-            missed = True
-        holders = core.acknowledgements.holders(written) if written else ()
-        result = FlushResult(level, core.session, written, holders)
-        if missed:
-            state = "not on disk"
-            if core.on_disk(written):
-                state = f"on disk here and at {len(holders)} others"
-            if (reason := services.reason(level)) and core.on_disk(written):
-                state += f"; {reason}"
-            raise FlushTimeout(level, state, result, timeout or 0.0)
-        return result
+        Not called if the replica ends before (event `durability.abandoned`). An exception of the
+        callback is the event `durability.failed`. Raises Backpressure while 10,000 wait, and as
+        `flush`.
+        """
+        return self._check().flusher.on_durable(level, callback)
 
     # ------------------------------------------------------------------ reading
 
@@ -308,20 +318,29 @@ class Replica:
         """Views of all documents of a type (for which `where(view)` holds), in no promised
         order.
         """
-        for host in self._check().core.hosts:
+        core = self._check().core
+        core.subscription.check_type(schema_of(cls).type_name)
+        for host in core.held:
             for document in host.lattice.documents(schema_of(cls).type_name):
                 view = cls.bind(host.view, document)
                 if where is None or where(view):
                     yield view
+
+    @property
+    def presence(self) -> Presence:
+        """What replicas say of themselves while they are there. See `mesh.heartbeats.Presence`."""
+        return Presence(lambda: self._started().heartbeats)
 
     def watch(self, cls: type[Document] | None = None) -> Watcher:
         """An async iterator of `Change`, from now on, of documents of one type or of all.
 
         A reader that lags gets fewer, merged changes and never slows the replica. See `mesh.watch`.
         """
-        return self._check().core.watchers.add(
-            f"{schema_of(cls).type_name}/" if cls is not None else ""
-        )
+        core = self._check().core
+        if cls is None:
+            return core.watchers.add("")
+        core.subscription.check_type(schema_of(cls).type_name)
+        return core.watchers.add(f"{schema_of(cls).type_name}/")
 
     # ------------------------------------------------------------------ looking at it
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -59,6 +59,14 @@ class ReplicaSettings(Section):
     owed_bytes_max: int = Field(default=67_108_864, ge=65_536)
     """Bytes applied but not yet on the disk from which edits raise `Backpressure` and peers are no
     longer read from. Larger: longer bursts; smaller: less memory."""
+    journal_owed_bytes_max: int = Field(default=8_589_934_592, ge=65_536)
+    """Bytes of this replica's own frames that may be kept in the journal for a bus or log that does
+    not take them; from there on edits raise `Backpressure`, for nothing that is owed is ever
+    dropped. Larger: longer outages; smaller: less disk."""
+    on_damage: Literal["refuse", "rebuild"] = Field(default="refuse")
+    """What a start does about a damaged journal. `refuse`: it fails and says what is wrong, for
+    what is lost with the damage may be here alone. `rebuild`: as `mesh repair`, every readable
+    frame of its own is kept and stays owed, the rest comes from the others."""
     inbox_frames_max: int = Field(default=10_000, ge=16, le=10_000_000)
     """Received frames that may wait for the frames they depend on, an equal part of them (at least
     64) in each shard. Above it the newest are dropped and asked for again."""
@@ -68,6 +76,10 @@ class ReplicaSettings(Section):
     anti_entropy_interval_s: float = Field(default=1.0, gt=0, le=3_600)
     """Seconds between two comparisons with a random peer. Shorter: a lost message is found sooner;
     longer: less idle traffic (about 100 bytes a shard)."""
+    presence_interval_s: float = Field(default=1.0, ge=0.01, le=60)
+    """Seconds between two signs of life; a replica that gives none for eight times as long counts
+    as gone. Shorter: noticed sooner; longer: less idle traffic (some 100 bytes a replica and
+    link)."""
     watch_events_max: int = Field(default=10_000, ge=1, le=10_000_000)
     """Changes that may wait in one `watch()`. A reader that falls further behind is told that it
     missed some, and goes on from the present state."""
@@ -94,6 +106,9 @@ class PeersSettings(Section):
     seeds: Annotated[tuple[str, ...], NoDecode] = Field(default=(), max_length=1_000)
     """Addresses of other replicas to dial; in the environment separated by commas. Any one that is
     up is enough to join."""
+    zeroconf: Literal["auto", "on", "off"] = "auto"
+    """Whether to find peers by multicast DNS on the local network, and be found. `auto`: only where
+    `listen` is an address that other machines can reach."""
     connections_max: int = Field(default=64, ge=1, le=10_000)
     """Links held at once. More: fewer hops; fewer: less memory and fewer file descriptors."""
     handshakes_max: int = Field(default=32, ge=1, le=10_000)

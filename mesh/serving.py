@@ -83,7 +83,7 @@ class Serving:
         try:
             if isinstance(request, Want):
                 await self._frames(link, request)
-            else:
+            elif self._core.roll.own.gives_snapshots:  # else the peer would refuse it
                 await self._snapshot(link, request.shard)
         except (StorageError, CallerError) as error:
             self._core.probe.event("journal.failed", reason=str(error))

@@ -19,7 +19,7 @@ from mesh.inbox import Arrival, Inbox
 from mesh.outbox import Cut, Outbox
 from mesh.repair import Capture
 from persistence.base import FrameRecord
-from persistence.frame import EVENTS_EXTENSION, frame_hash
+from persistence.frame import CLOSE_EXTENSION, EVENTS_EXTENSION, frame_hash
 from persistence.journal import apply_frame, read_transactions
 from persistence.limits import MAX_DEPS
 from persistence.sealing import Draft, Sealer
@@ -31,6 +31,7 @@ all of them become its past, and one head is left.
 MAX_HEADS = MAX_DEPS - 64
 """With this many, received frames wait until such a frame is cut: no frame can name many more."""
 HEADS_TYPE = "mesh.heads"
+CLOSE_TYPE = "mesh.close"
 HEADS_DOCUMENT = "mesh/heads"
 """A name for operations that touch nothing; no such document ever exists."""
 
@@ -71,6 +72,7 @@ class ShardHost:
         self.frames_since_snapshot = self.bytes_since_snapshot = self.snapshot_bytes = 0
         self.kept_for_peers = False
         self.conflicts = 0
+        self.closing = 0
         self._changed = True
         self._latest: Capture | None = None
         self.published = self.capture()
@@ -93,7 +95,7 @@ class ShardHost:
         effect: its size. Only right after a cut, so that it comes before everything else.
         """
         heads = len(self.lattice.heads)
-        if heads <= ABSORB_HEADS:
+        if heads <= ABSORB_HEADS or self.closing:
             return 0
         size = 0
         for _ in range(-(-heads // MAX_DEPS)):
@@ -103,6 +105,20 @@ class ShardHost:
             size += self.outbox.add(transaction, alone=True)
         self._changed = True
         return size
+
+    def sign_off(self, actor: str, clock: HybridClock) -> int:
+        """If this session wrote here, let a last frame say that it ends, nothing else: its size.
+
+        Whatever was written before is in earlier frames; nothing may be written after it.
+        """
+        if not self.outbox.written or self.closing:
+            return 0
+        nothing = void(HEADS_DOCUMENT)
+        self.closing = self.outbox.written + 1
+        self.lattice.apply(self.session, self.closing, nothing)
+        self._changed = True
+        transaction = Transaction(CLOSE_TYPE, actor, clock.now(), "", (nothing,))
+        return self.outbox.add(transaction, alone=True)
 
     def draft(self, cut: Cut) -> Draft:
         """One cut as a draft that depends on all that is applied here. Seal it before the next."""
@@ -115,7 +131,7 @@ class ShardHost:
         return Draft(
             self.index, cut.first, cut.last, deps, cut.stamp,
             self.chain.get(session, b""), encode_body(cut.transactions),
-            {EVENTS_EXTENSION: b"%d" % len(cut.transactions)},
+            self._extensions(cut),
         )  # fmt: skip
 
     def sealed(self, draft: Draft, data: bytes) -> FrameRecord:
@@ -195,6 +211,11 @@ class ShardHost:
         """A snapshot of this size was made (or tried in vain: then not again at every cut)."""
         self.frames_since_snapshot = self.bytes_since_snapshot = 0
         self.snapshot_bytes = size
+
+    def _extensions(self, cut: Cut) -> dict[str, bytes]:
+        if cut.last == self.closing:
+            return {EVENTS_EXTENSION: b"0", CLOSE_EXTENSION: b"%d" % cut.last}
+        return {EVENTS_EXTENSION: b"%d" % len(cut.transactions)}
 
     def _grown(self, size: int) -> None:
         self.frames_since_snapshot += 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -146,8 +146,9 @@ class Watcher(AsyncIterator[Change]):
 class Watchers:
     """All watchers of one replica."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, concerns: Callable[[str], bool] = lambda _: True) -> None:
         self._limit = limit
+        self._concerns = concerns
         # Weak, so that a watch whose reader is gone (a `break` is enough) costs nothing any more.
         self._watchers: list[weakref.ref[Watcher]] = []
 
@@ -190,6 +191,8 @@ class Watchers:
             watcher.close()
 
     def _tell(self, change: Change) -> None:
+        if not self._concerns(change.document):
+            return
         for watcher in self._living():
             if watcher.wants(change.document):
                 watcher.put(change)

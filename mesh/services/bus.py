@@ -45,14 +45,26 @@ class BusFeed:
         self._room = room
         self._judge = functools.partial(judge, core)
         self._generation = ""
+        self.counts = {host.index: 0 for host in core.held}
+        """Entries of each shard that were read, again and again ones too."""
         self._trimmed: dict[int, str] = {}
-        self._oldest = dict.fromkeys(range(len(core.hosts)), "")
+        self._oldest = {host.index: "" for host in core.held}
         self.tail: Tail[str] = Tail(self._oldest)
         self.condition = Condition(core, BUS)
         self.delivery = Delivery(core, self.condition, self._publish)
 
     def __repr__(self) -> str:
         return f"<BusFeed {self.delivery!r}, {self.tail!r}>"
+
+    @property
+    def bus(self) -> Bus:
+        """The port."""
+        return self._bus
+
+    @property
+    def generation(self) -> str:
+        """Which data of the bus was read last; empty before any was."""
+        return self._generation
 
     def load(self, meta: Mapping[str, bytes], position: int) -> None:
         """Go on where an earlier session stopped; at the beginning, if that is unreadable."""
@@ -93,9 +105,19 @@ class BusFeed:
     async def _read(self, positions: Mapping[int, str]) -> BusBatch:
         limit = self._core.settings.redis.read_entries
         wait = WAIT_S if len(positions) == len(self._oldest) else SHORT_WAIT_S
-        return await self._bus.read(positions, limit=limit, wait_s=wait)
+        try:
+            return await self._bus.read(positions, limit=limit, wait_s=wait)
+        except ValueError as error:
+            if not any(positions.values()):
+                raise
+            # Whatever was kept as a position is none: as good as unknown.
+            self._core.probe.event("bus.position", reason=str(error))
+            self.tail.seek(self._oldest)
+            return BusBatch(self._generation, ())
 
     async def _take(self, batch: BusBatch, positions: Mapping[int, str]) -> None:
+        for entry in batch.entries:
+            self.counts[entry.shard] += 1
         for shard in batch.trimmed:
             # Where nothing is left, the position stays, and is trimmed at every read.
             if self._trimmed.get(shard) != positions[shard]:

@@ -41,13 +41,14 @@ class CheckpointFeed:
         self._committer = committer
         self._log = log
         self._urgent = asyncio.Event()
+        self._hurried = False
         self._lacking: set[int] = set()
         self._known: dict[int, Mapping[int, int]] = {}
         self.condition = Condition(core, CHECKPOINTS)
         self._checkpointer = Checkpointer(
             store, core.identity.mesh, core.name,
             lease_s=core.settings.postgres.lease_s, probe=core.probe,
-            capture=self._capture, frontier=lambda shard: core.hosts[shard].journaled,
+            capture=self._capture, frontier=self._frontier,
             floor=lambda shard: core.hosts[shard].lattice.floor,
         )  # fmt: skip
 
@@ -81,11 +82,16 @@ class CheckpointFeed:
         except TimeoutError:
             return
         await asyncio.sleep(min(URGENT_S, seconds))
+        self._hurried = True
         self._urgent.clear()
 
     async def _round(self) -> None:
+        # Where nobody waits, the other replicas get the time to take their part of the leases.
+        hurried, self._hurried = self._hurried, False
+        replicas = 1 + self._core.book.linked
+        fresh = None if hurried else -(-len(self._core.hosts) // replicas)
         try:
-            await self._checkpointer.round()
+            await self._checkpointer.round(fresh)
         finally:
             # One shard that can't be written says nothing of the others.
             infos = self._checkpointer.newest
@@ -102,7 +108,8 @@ class CheckpointFeed:
         return {
             shard
             for shard, info in infos.items()
-            if any(not hosts[shard].lattice.seen(one, seq) for one, seq in info.frontier.items())
+            if self._core.subscription.holds(shard)
+            and any(not hosts[shard].lattice.seen(one, seq) for one, seq in info.frontier.items())
         }
 
     async def restore(self) -> None:
@@ -114,6 +121,8 @@ class CheckpointFeed:
         try:
             infos = await self._store.newest()
             for shard in sorted(infos):
+                if not self._core.subscription.holds(shard):
+                    continue
                 info = await self._take(shard, infos[shard])
                 if info is not None:
                     taken.append(info)
@@ -141,6 +150,14 @@ class CheckpointFeed:
         opened, snapshot = found
         self._committer.join(self._core.hosts[shard], snapshot, opened, SOURCE)
         return loaded.info
+
+    def _frontier(self, shard: int) -> Mapping[int, int]:
+        """What checkpoints are to contain; of a shard that is not held, nothing. Nothing at all
+        where nobody would join them, as this replica has no right to give snapshots.
+        """
+        core = self._core
+        writes = core.roll.own.gives_snapshots and core.subscription.holds(shard)
+        return core.hosts[shard].journaled if writes else {}
 
     async def _capture(self, shard: int) -> Capture:
         """The sealed snapshot of a shard, and up to where it contains the shard's log."""

@@ -48,6 +48,10 @@ class Delivery:
         self._has: dict[int, int] = {}
         self._page = FIRST_PAGE
         self._epoch = 0
+        self._kept = 0
+        self._blocking = False
+        self.owed_bytes = 0
+        """Bytes of our own frames that are on disk here and not with the service."""
         self.cursor = 0
 
     def __repr__(self) -> str:
@@ -79,6 +83,9 @@ class Delivery:
     def offer(self, position: int, records: Sequence[FrameRecord]) -> None:
         """These frames are on disk now, the last of them at `position`."""
         self._newest = position
+        if size := sum(len(record.data) for record in records if record.own):
+            self._kept += size
+            self._owe(self.owed_bytes + size)
         if not self._behind:
             own: Sequence[FrameRecord] = [record for record in records if record.own]
             self._fresh_bytes += sum(len(record.data) for record in own)
@@ -93,6 +100,9 @@ class Delivery:
     def again(self) -> None:
         """The service lost what it had: all that the journal still holds is offered again."""
         self.cursor = 0
+        # What was pruned since can't be told apart: no more of it than the journal may hold.
+        bound = self._core.settings.replica.journal_bytes_max
+        self._owe(max(self.owed_bytes, min(self._kept, bound)))
         self._epoch += 1
         self._has.clear()
         self._fall_behind()
@@ -126,7 +136,9 @@ class Delivery:
                 if record.own:
                     key = record.shard, record.session
                     self._owed.setdefault(key, record.first - 1)
+                    self._owe(self.owed_bytes + len(record.data))
             after = rows[-1][0]
+        self._kept = self.owed_bytes
 
     async def run(self) -> None:
         """Deliver, for as long as the replica lives. Only cancelling ends it."""
@@ -151,6 +163,7 @@ class Delivery:
 
     def _delivered(self, records: Sequence[FrameRecord]) -> None:
         own = self._core.session
+        self._owe(max(0, self.owed_bytes - sum(len(record.data) for record in records)))
         for record in records:
             if record.session == own:
                 self._has[record.shard] = max(record.last, self._has.get(record.shard, 0))
@@ -195,6 +208,7 @@ class Delivery:
 
     def _caught_up(self) -> None:
         """All of ours that the journal holds is there; what it no longer holds was there once."""
+        self._owe(0)
         own = self._core.session
         for host in self._core.hosts:
             if seq := host.journaled.get(own, 0):
@@ -215,6 +229,24 @@ class Delivery:
             size = sum(len(record.data) for _, record in rows) // len(rows) + 1
             self._page = max(1, min(BATCH_FRAMES, BATCH_BYTES // size))
         return rows
+
+    def _owe(self, size: int) -> None:
+        """So much is owed now. Above the bound edits are refused, until a part of it is gone."""
+        self.owed_bytes = size
+        bound = self._core.settings.replica.journal_owed_bytes_max
+        over = size > (bound - bound // 16 if self._blocking else bound)
+        if over == self._blocking:
+            return
+        self._blocking = over
+        part = self._condition.part
+        if not over:
+            self._core.block(part)
+            return
+        self._core.block(
+            part, f"{size} bytes of own frames are owed to the {part}, at most {bound} may be",
+            f"bring it back (replica.health()['{part}'] says what is wrong with it), leave it out "
+            "of the settings, or raise replica.journal_owed_bytes_max",
+        )  # fmt: skip
 
     def _fall_behind(self) -> None:
         self._behind = True

@@ -35,4 +35,6 @@ def judge(core: Core, frame: Frame) -> Fate:
     host = core.hosts[shard]
     if host.lattice.seen(session, last):
         return Fate.APPLIED
+    if core.roll.keyless.holds(shard, session, first):
+        return Fate.HELD
     return Fate.HELD if host.inbox.holds(session, first) else Fate.LOST

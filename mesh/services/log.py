@@ -62,7 +62,8 @@ class LogFeed:
         self._open = asyncio.Event()
         self._open.set()
         self.frontier: dict[int, dict[int, int]] = {host.index: {} for host in core.hosts}
-        self.tail: Tail[int] = Tail(dict.fromkeys(self.frontier, 0))
+        self._held = [host.index for host in core.held]
+        self.tail: Tail[int] = Tail(dict.fromkeys(self._held, 0))
         self.condition = Condition(core, LOG)
         self.delivery = Delivery(core, self.condition, self._append)
 
@@ -83,9 +84,9 @@ class LogFeed:
                 frontier[int(shard)] = from_flat(sessions)
         except (CodecError, TypeError, ValueError):
             return
-        if offsets.keys() == self.frontier.keys():
+        if offsets.keys() == set(self._held):
             self.tail.seek(offsets)
-            self.frontier = frontier
+            self.frontier |= frontier
 
     def state(self) -> dict[str, bytes]:
         """What `load` needs in another session: how far the log was read, and how far served."""
@@ -127,7 +128,8 @@ class LogFeed:
 
     async def ends(self) -> dict[int, int]:
         """{shard: offset} where the log ends now. Raises ServiceUnavailable."""
-        return {shard: end for shard, (_, end) in (await self._log.bounds()).items()}
+        bounds = await self._log.bounds()
+        return {shard: end for shard, (_, end) in bounds.items() if shard in self._held}
 
     def restored(self, ends: Mapping[int, int]) -> bool:
         """Whether all below these offsets is on disk here, was refused, or waits for causes that
@@ -161,7 +163,7 @@ class LogFeed:
                 self._met = True
             if self.tail.moves != moves:
                 return ()
-            whole = len(positions) == len(self.frontier)
+            whole = len(positions) == len(self._held)
             wait = self._core.settings.kafka.poll_s if whole else SHORT_WAIT_S
             records = await self._log.read(positions, limit=RECORDS, wait_s=wait)
         except ServiceUnavailable:
@@ -261,7 +263,7 @@ class LogFeed:
         own = self._core.session
         return {
             (host.index, session): seq
-            for host in self._core.hosts
+            for host in self._core.held
             for session, seq in host.journaled.items()
             if session != own and seq > self.frontier[host.index].get(session, 0)
         }

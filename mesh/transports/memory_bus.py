@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from mesh.environment import BusBatch, BusEntry
+from mesh.environment import ANNOUNCED_MAX, BusBatch, BusEntry
 from persistence.base import ServiceUnavailable
 
 __all__ = ("MemoryBus", "MemoryBusServer")
@@ -55,6 +55,7 @@ class MemoryBusServer:
         self._partial: tuple[int, str] | None = None
         self._breaks = 0
         self._changed = asyncio.Event()
+        self._rows: dict[str, tuple[float, bytes]] = {}
 
     def bus(self) -> MemoryBus:
         """A client of this server."""
@@ -81,10 +82,12 @@ class MemoryBusServer:
         self._generation += 1
         if empty:
             self._streams.clear()
+            self._rows.clear()
 
     def flush(self) -> None:
         """Lose all data without going down. Blocked reads are not woken by it."""
         self._streams.clear()
+        self._rows.clear()
         self._generation += 1
 
     def trim(self, shard: int, keep: int) -> None:
@@ -144,6 +147,32 @@ class MemoryBusServer:
             entries.extend(BusEntry(shard, str(number), data) for number, data in found)
         return BusBatch(self.generation, entries, trimmed)
 
+    def cut(self, below: Mapping[int, Sequence[str]], generation: str) -> None:
+        """Remove what lies before all positions, if this is the generation they are of."""
+        self.check()
+        if generation != self.generation:
+            return
+        for shard, positions in below.items():
+            stream = self._stream(shard)
+            first = min((int(position or 0) for position in positions), default=0)
+            # What is at a position has been read; it stays, as with a server that is told ids.
+            self.trim(shard, max(0, stream.last - first + 1))
+
+    def announce(self, name: str, row: bytes, until: float) -> None:
+        """Keep a row until then."""
+        self.check()
+        self._rows.pop(name, None)
+        if row:
+            self._rows[name] = (until, bytes(row))
+        while len(self._rows) > ANNOUNCED_MAX:
+            del self._rows[min(self._rows, key=lambda one: (self._rows[one][0], one))]
+
+    def announced(self, prefix: str, now: float) -> dict[str, bytes]:
+        """The rows that still count."""
+        self.check()
+        self._rows = {name: row for name, row in self._rows.items() if row[0] > now}
+        return {n: self._rows[n][1] for n in sorted(self._rows) if n.startswith(prefix)}
+
     async def change(self) -> None:
         """Wait until something was appended, or connections broke."""
         await self._changed.wait()
@@ -197,6 +226,21 @@ class MemoryBus:
         finally:
             closing.cancel()
         return batch
+
+    async def trim(self, below: Mapping[int, Sequence[str]], *, generation: str) -> None:
+        """See `Bus.trim`. Exact."""
+        await self._turn()
+        self._server.cut(below, generation)
+
+    async def announce(self, name: str, row: bytes, *, ttl_s: float) -> None:
+        """See `Bus.announce`."""
+        await self._turn()
+        self._server.announce(name, row, asyncio.get_running_loop().time() + ttl_s)
+
+    async def announced(self, prefix: str) -> dict[str, bytes]:
+        """See `Bus.announced`."""
+        await self._turn()
+        return self._server.announced(prefix, asyncio.get_running_loop().time())
 
     async def version(self) -> str:
         """See `Bus.version`."""

@@ -5,8 +5,9 @@
     batch = await bus.read({3: ""}, limit=256, wait_s=1.0)
 
 Keys are `statemesh:{MESH}:SHARD:frames` (streams; one field `f`, the frame) and
-`statemesh:{MESH}:generation`. All of a mesh's keys share one hash tag, so that in a cluster they
-live on one node: only so can one blocking read wait for all shards. A cluster spreads meshes.
+`statemesh:{MESH}:generation`; `redis_registry.py` has the registry's. All of a mesh's keys share
+one hash tag, so that in a cluster they live on one node: only so can one blocking read wait for all
+shards. A cluster spreads meshes.
 
 **Generation** is made of three things, because no single one tells every loss: a token that the
 first one to arrive leaves in the data (a flush, or another database, has not got it), the server's
@@ -16,9 +17,10 @@ is asked for in the same round trip as the frames; the rest when connecting, and
 
 **Trimming** is looked for where it can have happened: at a position this connection has not handed
 out, and after a read that brought as many entries as a stream may be cut down to. That rests on
-nobody but `publish` trimming the streams; where the server's memory policy may evict a stream whole
-(`allkeys-*`), every read looks. It errs on the side of telling: where the entry at the position is
-itself gone, `trimmed` is told though perhaps nothing after it was removed.
+nobody cutting the streams shorter than that, as `trim` is never asked to; where the server's memory
+policy may evict a stream whole (`allkeys-*`), every read looks. It errs on the side of telling:
+where the entry at the position is itself gone, `trimmed` is told though perhaps nothing after it
+was removed.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from mesh.environment import BusBatch, BusEntry
 from mesh.sections import SettingsError
 from mesh.transports.redis_errors import explain, refused
+from mesh.transports.redis_registry import RegistryKeys, cuts, found, wanted
 from persistence.base import Entropy, ServiceUnavailable
 
 __all__ = ("RedisBus",)
@@ -171,6 +174,7 @@ class RedisBus:
         self._keys = [f"{prefix}:{shard}:frames" for shard in range(shards)]
         self._shard_of = {key.encode(): shard for shard, key in enumerate(self._keys)}
         self._token_key = f"{prefix}:generation"
+        self._registry = RegistryKeys(prefix)
         self._entropy = entropy
         self._kept = stream_entries_max
         self._read_entries = read_entries
@@ -221,6 +225,36 @@ class RedisBus:
             return await self._read(line, after, limit, until - loop.time())
 
         return await self._run(self._reading, read)
+
+    async def trim(self, below: Mapping[int, Sequence[str]], *, generation: str) -> None:
+        """See `Bus.trim`. Whole nodes of the streams are freed; what is less stays."""
+        commands = cuts(self._keys, below)
+
+        async def trim(line: _Line) -> None:
+            (token,) = await self._ask(line, [("GET", self._token_key)])
+            if commands and line.generation(token or b"") == generation:
+                await self._ask(line, commands)
+
+        await self._run(self._writing, trim)
+
+    async def announce(self, name: str, row: bytes, *, ttl_s: float) -> None:
+        """See `Bus.announce`."""
+
+        async def announce(line: _Line) -> None:
+            (time,) = await self._ask(line, [("TIME",)])
+            await self._ask(line, self._registry.leave(name, row, ttl_s, time))
+
+        await self._run(self._writing, announce)
+
+    async def announced(self, prefix: str) -> dict[str, bytes]:
+        """See `Bus.announced`."""
+
+        async def look(line: _Line) -> dict[str, bytes]:
+            names = wanted((await self._ask(line, [self._registry.names()]))[0], prefix)
+            commands = self._registry.rows(names)
+            return found(names, await self._ask(line, commands) if commands else [])
+
+        return await self._run(self._writing, look)
 
     async def version(self) -> str:
         """See `Bus.version`. Also says where the memory policy may evict streams."""

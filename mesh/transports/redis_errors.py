@@ -13,7 +13,10 @@ __all__ = ("explain", "refused")
 LONGEST = 160
 """Characters of a server's own words that are passed on."""
 
-PERMISSIONS = "ACL SETUSER NAME ~statemesh:* +@stream +get +set +ping +info +select"
+PERMISSIONS = (
+    "ACL SETUSER NAME ~statemesh:* +@stream +@sortedset +get +set +mget +del +time +ping +info"
+    " +select"
+)
 
 # What the server's answer starts with: (what happened, what to do, whether it lasts).
 REFUSALS: dict[str, tuple[str, str, bool]] = {

@@ -10,14 +10,13 @@ The listener's message is there because in TLS 1.3 a dialler's own handshake is 
 listener has judged its certificate. Host names are not compared: a replica moves, and its name in
 the certificate is what counts. No protocol logic lives here: the replica decides whom to dial.
 
-Probe events: `peer.refused` (address, reason), `link.opened` (peer, address, initiated),
+Probe events: `peer.refused` (address, reason, count), `link.opened` (peer, address, initiated),
 `link.closed` (peer, address, reason), `link.oversized` (peer, bytes), `listener.failed` (reason).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -25,10 +24,20 @@ from typing import Any, TypeAlias
 
 from crdt.errors import CallerError, ServiceError
 from mesh.environment import Link, LinkClosed, PeerRefused
+from mesh.refusals import Refusals
 from mesh.settings import PeersSettings, split_address
-from mesh.transports.tls import PROTOCOL, bind, name_of, tls_context, tls_reason, tune
+from mesh.transports.tls import (
+    CLOSE_GRACE_S,
+    PROTOCOL,
+    bind,
+    finish,
+    name_of,
+    tls_context,
+    tls_reason,
+    tune,
+)
 from persistence.base import Probe
-from persistence.certificates import verify_replica
+from persistence.certificates import ReplicaCertificate, verify_replica
 from persistence.frame import BadSignature
 from persistence.identity import Identity
 
@@ -42,7 +51,6 @@ LENGTH_BYTES = 4
 # Large messages are handed over in pieces, so that encrypting one never holds up the loop for long.
 PIECE_BYTES = 262_144
 READ_LIMIT_BYTES = 524_288
-CLOSE_GRACE_S = 1.0
 ACCEPT_PAUSE_S = 0.1
 BACKLOG = 128
 
@@ -69,14 +77,15 @@ class TcpLink:
         self,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         *,
-        peer: str,
+        peer: ReplicaCertificate,
         initiated: bool,
         limits: PeersSettings,
         probe: Probe,
         forget: Callable[[TcpLink], None],
     ) -> None:
         self._reader, self._writer = streams
-        self._peer = peer
+        self._peer = peer.name
+        self._certificate = peer.der
         self._initiated = initiated
         self._address = name_of(self._writer.get_extra_info("peername"))
         self._limits = limits
@@ -103,6 +112,11 @@ class TcpLink:
     def address(self) -> str:
         """`host:port` of the other end, for people."""
         return self._address
+
+    @property
+    def certificate(self) -> bytes:
+        """See `Link.certificate`."""
+        return self._certificate
 
     @property
     def received_bytes(self) -> int:
@@ -169,7 +183,7 @@ class TcpLink:
         if not self._ended:
             self._note("closed here")
             self._writer.close()
-        await _finish(self._writer)
+        await finish(self._writer)
 
     async def _drain(self) -> None:
         """Wait for room in the buffer; a peer that takes nothing for too long ends the link."""
@@ -248,6 +262,7 @@ class TcpTransport:
         self._handshakes: dict[asyncio.Task[None], str] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._links: set[TcpLink] = set()
+        self._refusals = Refusals()
         self._closing = False
 
     async def listen(self, accept: Accept) -> str:
@@ -286,7 +301,9 @@ class TcpTransport:
             wait = self._settings.handshake_timeout_s
             raise Unreachable(f"{address} did not answer within {wait} s") from None
         except ssl.SSLError as error:
-            raise PeerRefused(f"{address} is not of this mesh: {tls_reason(error)}") from None
+            reason = tls_reason(error)
+            foreign = "" if "expired" in reason else " is not of this mesh"
+            raise PeerRefused(f"{address}{foreign}: {reason}") from None
         except asyncio.IncompleteReadError:
             raise Unreachable(
                 f"{address} hung up before its welcome: it is closing, or refuses our certificate"
@@ -390,13 +407,13 @@ class TcpTransport:
         except PeerRefused as error:
             writer.write(_framed(REFUSED + str(error).encode()[: HELLO_BYTES_MAX - 1]))
             writer.close()
-            await _finish(writer)
+            await finish(writer)
             raise
         except BaseException:
             transport.abort()
             raise
 
-    def _examine(self, writer: asyncio.StreamWriter) -> str:
+    def _examine(self, writer: asyncio.StreamWriter) -> ReplicaCertificate:
         """Who the other end is, by the certificate TLS has verified. Raises PeerRefused."""
         tls = writer.get_extra_info("ssl_object")
         if tls.selected_alpn_protocol() != PROTOCOL:
@@ -405,7 +422,7 @@ class TcpTransport:
         if der is None:
             raise PeerRefused("the peer showed no certificate")
         try:
-            return verify_replica(self._identity.mesh.authority, der)[0]
+            return verify_replica(self._identity.mesh.authority, der)
         except BadSignature as error:
             raise PeerRefused(str(error)) from None
 
@@ -418,7 +435,7 @@ class TcpTransport:
     def _hand_out(
         self,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        peer: str,
+        peer: ReplicaCertificate,
         *,
         initiated: bool,
     ) -> TcpLink:
@@ -430,7 +447,7 @@ class TcpTransport:
             forget=self._links.discard,
         )  # fmt: skip
         self._links.add(link)
-        self._probe.event("link.opened", peer=peer, address=link.address, initiated=initiated)
+        self._probe.event("link.opened", peer=peer.name, address=link.address, initiated=initiated)
         return link
 
     def _tls(self, context: ssl.SSLContext) -> dict[str, Any]:
@@ -440,7 +457,9 @@ class TcpTransport:
         }  # fmt: skip
 
     def _refused(self, address: str, reason: str) -> None:
-        self._probe.event("peer.refused", address=address, reason=reason)
+        # By host: each try comes from another port.
+        count = self._refusals.add(address.rpartition(":")[0], reason)
+        self._probe.event("peer.refused", address=address, reason=reason, count=count)
 
     def __repr__(self) -> str:
         where = name_of(self._listener.getsockname()) if self._listener else "nowhere"
@@ -460,17 +479,6 @@ async def _expect_welcome(reader: asyncio.StreamReader, address: str) -> None:
 
 def _framed(message: bytes) -> bytes:
     return len(message).to_bytes(LENGTH_BYTES, "big") + message
-
-
-async def _finish(writer: asyncio.StreamWriter) -> None:
-    """Wait until a closed connection is gone; cut it off when the other end does not help."""
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(CLOSE_GRACE_S):
-            await writer.wait_closed()
-            return
-    writer.transport.abort()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,11 +12,21 @@ from crdt.errors import CallerError
 from mesh.settings import PeersSettings, split_address
 from persistence.identity import Identity
 
-__all__ = ("PROTOCOL", "bind", "name_of", "tls_context", "tls_reason", "tune")
+__all__ = (
+    "CLOSE_GRACE_S",
+    "PROTOCOL",
+    "bind",
+    "finish",
+    "name_of",
+    "tls_context",
+    "tls_reason",
+    "tune",
+)
 
 # Negotiated by ALPN: two replicas that have no version in common part here, politely.
 PROTOCOL = "statemesh/1"
 KEEPALIVE_PROBES = 3
+CLOSE_GRACE_S = 1.0
 
 
 def tls_context(purpose: int, identity: Identity) -> ssl.SSLContext:
@@ -58,6 +68,22 @@ async def bind(address: str, backlog: int) -> socket.socket:
     return listener
 
 
+async def finish(writer: asyncio.StreamWriter) -> None:
+    """Wait until a closed connection is gone; cut it off when the other end does not help."""
+    # A task of its own: a timeout around `wait_closed` would cancel the future all waits share.
+    closed = asyncio.ensure_future(writer.wait_closed())
+    try:
+        if not (await asyncio.wait([closed], timeout=CLOSE_GRACE_S))[0]:
+            writer.transport.abort()
+        await asyncio.wait([closed])
+    finally:
+        if not closed.done():
+            closed.cancel()
+            writer.transport.abort()
+        elif not closed.cancelled():
+            closed.exception()  # that it ended badly is no news
+
+
 def tune(sock: Any, settings: PeersSettings) -> None:
     """Small messages leave at once, and a vanished host is noticed."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,6 +106,8 @@ def name_of(address: Any) -> str:
 def tls_reason(error: ssl.SSLError) -> str:
     """What TLS objected to, for people."""
     verify = getattr(error, "verify_message", "")
+    if "expired" in verify:
+        return "its certificate has expired; let it join again with a new invitation"
     if verify:
         return f"its certificate is not of this mesh ({verify})"
     return f"no TLS 1.3 handshake ({error.reason or error})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from mesh.wire import gossip, hello, presence, repair, roster
+from mesh.wire import gossip, hello, presence, repair, roster, subscription
 from mesh.wire.codec import MAX_MESSAGE_BYTES, WIRE_NEWEST, WIRE_OLDEST, Unknown, Vocabulary
 from mesh.wire.hello import Bye, Hello, Ping
 from mesh.wire.repair import (
@@ -27,6 +27,8 @@ from mesh.wire.repair import (
     WantCertificates,
     WantSnapshot,
 )
+from mesh.wire.roster import MeshKeys, RosterNews, RosterVersion, WantKeys
+from mesh.wire.subscription import Holds
 
 __all__ = (
     "MAX_CERTIFICATES",
@@ -41,10 +43,14 @@ __all__ = (
     "Frames",
     "Frontier",
     "Hello",
+    "Holds",
     "Journaled",
+    "MeshKeys",
     "Message",
     "Ping",
     "Range",
+    "RosterNews",
+    "RosterVersion",
     "Served",
     "SnapshotPart",
     "Summary",
@@ -52,6 +58,7 @@ __all__ = (
     "Unknown",
     "Want",
     "WantCertificates",
+    "WantKeys",
     "WantSnapshot",
     "decode",
     "encode",
@@ -61,7 +68,14 @@ Message: TypeAlias = Any
 """An instance of the class of some word, or `Unknown`."""
 
 VOCABULARY = Vocabulary(
-    (*hello.WORDS, *repair.WORDS, *gossip.WORDS, *presence.WORDS, *roster.WORDS)
+    (
+        *hello.WORDS,
+        *repair.WORDS,
+        *gossip.WORDS,
+        *presence.WORDS,
+        *roster.WORDS,
+        *subscription.WORDS,
+    )
 )
 encode = VOCABULARY.encode
 decode = VOCABULARY.decode

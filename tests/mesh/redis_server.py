@@ -24,8 +24,15 @@ SHARDS = 4
 class RedisServer:
     """A server process on a free loopback port. `start` and `stop` as often as needed."""
 
-    def __init__(self, folder: Path, *options: str, persistent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        persistent: bool = False,
+        program: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self.program = program or redis_program()
         # Not one the system gives to outgoing connections: whoever dials a dead server there could
         # connect to itself.
         self.port = free_port()
@@ -41,7 +48,7 @@ class RedisServer:
         """Run it; wait until it answers, with its data loaded, unless told otherwise."""
         keep = ["--appendonly", "yes" if self.persistent else "no"]
         self.process = await asyncio.create_subprocess_exec(
-            redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
             "--dir", str(self.folder), *keep, *self.options,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
@@ -116,10 +123,14 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *options: str, persistent: bool = False, answering: bool = True
+    folder: Path,
+    *options: str,
+    persistent: bool = False,
+    answering: bool = True,
+    program: Path | None = None,
 ) -> AsyncIterator[RedisServer]:
-    """A server that runs, and is gone at the end."""
-    server = RedisServer(folder, *options, persistent=persistent)
+    """A server that runs, and is gone at the end: the stack's, if none is named."""
+    server = RedisServer(folder, *options, persistent=persistent, program=program)
     await server.start(answering=answering)
     try:
         yield server

@@ -11,10 +11,12 @@ from redis.asyncio import Redis
 
 from mesh.conformance_bus import BUS_CHECKS, OUTAGE_CHECKS, Buses, Check
 from mesh.stack import Stack
+from mesh.stack.redis import redis_programs
 from mesh.transports.memory_bus import MemoryBusServer
 from persistence.system import SystemEntropy
 from tests.mesh.redis_server import SHARDS, bus, buses_of, closing, serving, stream, token_key
 
+PROGRAMS = redis_programs() or [Path("no Redis server is installed")]
 CHECKS = pytest.mark.parametrize(
     "check", [*BUS_CHECKS, *OUTAGE_CHECKS], ids=lambda check: check.__name__.removeprefix("check_")
 )
@@ -53,11 +55,14 @@ async def test_memory_bus(check: Check) -> None:
     await check(in_memory)
 
 
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 @CHECKS
-async def test_redis_bus(check: Check, tmp_path: Path) -> None:
+async def test_redis_bus(check: Check, program: Path, tmp_path: Path) -> None:
+    """Every server that there is on this machine: Redis and Valkey."""
+
     @asynccontextmanager
     async def make() -> AsyncIterator[Buses]:
-        async with serving(tmp_path) as server, buses_of(server) as buses:
+        async with serving(tmp_path, program=program) as server, buses_of(server) as buses:
             yield buses
 
     await check(make)
@@ -73,7 +78,8 @@ class SharedFaults:
     async def flush(self) -> None:
         async with Redis.from_url(self._url) as client:
             keys = [stream(shard, self._mesh) for shard in range(SHARDS)]
-            await client.delete(*keys, token_key(self._mesh))
+            rows = [key async for key in client.scan_iter(f"statemesh:{{{self._mesh.hex()}}}:row*")]
+            await client.delete(*keys, *rows, token_key(self._mesh))
 
     async def trim(self, shard: int, keep: int) -> None:
         async with Redis.from_url(self._url) as client:

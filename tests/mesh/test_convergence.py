@@ -11,7 +11,6 @@ import pytest
 
 from crdt.operation import Operation
 from mesh import Durability, Replica
-from mesh.environment import Link
 from mesh.links import LinkTimes, PeerLink
 from mesh.serving import Serving
 from tests.mesh.world import Note, Task, World, converged, eventually, running, same
@@ -189,13 +188,11 @@ async def test_both_dial_and_one_link_stays(memory_world: World) -> None:
 async def test_a_replica_does_not_link_to_itself(memory_world: World) -> None:
     a = memory_world.replica("a", "elsewhere")
     alias = memory_world.network.transport("a", "elsewhere")
-
-    async def refuse(link: Link) -> None:
-        await link.close()
-
-    await alias.listen(refuse)
     async with running(a):
+        # As where a port is forwarded to this replica's own.
+        await alias.listen(a._check().dialler._accept)
         await eventually(lambda: memory_world.probes["a"].counts["link.refused"] > 0, "refused")
+        assert "this replica itself" in str(memory_world.probes["a"].latest["link.refused"])
         assert a.peers() == []
     await alias.close()
 

@@ -191,7 +191,7 @@ async def test_a_restarted_replica_delivers_what_it_owes_without_being_asked(
         await write(first, *range(3, 6))
     await world.reopen("a")
     owed = await owned(world, "a")
-    assert len(owed) == 3, "what was delivered was pruned when it closed, what is owed was not"
+    assert len(owed) == 4, "what was delivered was pruned when it closed, what is owed was not"
     server.start()
     bus = GatedBus(server)
     again = world.replica("a", bus=bus)

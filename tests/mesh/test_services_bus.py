@@ -365,7 +365,7 @@ async def test_closing_waits_for_a_bus_that_is_up(memory_world: World) -> None:
         async with running(a):
             with a.edit(Note, "1") as note:
                 note.text = "just before the end"
-        assert server.length(shard_of(b)) == 1
+        assert server.length(shard_of(b)) == 2, "what was written, and the session's end"
         await eventually(lambda: b.exists(Note, "1"))
 
 

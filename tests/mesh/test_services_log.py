@@ -180,7 +180,7 @@ async def test_a_position_that_means_nothing_begins_anew(
     await world.journal("a").set_meta({"log.state": state})
     log = CountingLog(server)
     async with running(world.replica("a", log=log)):
-        await eventually(lambda: len(log.came) == 5, "read anew")
+        await eventually(lambda: len(log.came) == 6, "read anew, the session's end included")
 
 
 async def dead_author(world: World, server: MemoryLogServer) -> Replica:
@@ -342,7 +342,7 @@ async def test_the_journal_keeps_what_the_log_has_not(
             await eventually(lambda: world.probes["a"].counts["snapshot.saved"] > saved)
             assert await keeps("a", session) >= 40, "nor in the next session"
             server.start()
-            await eventually(lambda: len(stored(server)) == 41, "delivered after the restart")
+            await eventually(lambda: len(stored(server)) == 42, "delivered after the restart")
             await eventually(lambda: feed_of(again).delivery.done)
             again._check().committer.compact()
             await eventually(lambda: world.probes["a"].counts["journal.pruned"] > 0, "pruned")
@@ -488,7 +488,7 @@ async def test_closing_waits_for_a_log_that_is_up(
     async with running(a):
         with a.edit(Note, "1") as note:
             note.text = "just before the end"
-    assert len(stored(server)) == 1
+    assert len(stored(server)) == 2, "what was written, and the session's end"
     server.stop()
     b = world.replica("b", log=server.log(), replica__close_timeout_s=5)
     began = time.monotonic()
