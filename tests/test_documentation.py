@@ -70,6 +70,38 @@ def test_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "no example leaves anything behind"
 
 
+def programs_of(name: str) -> list[tuple[int, list[str]]]:
+    """Each Python block of a page as a program of its own, by the line it begins at."""
+    found: list[tuple[int, list[str]]] = []
+    inside = False
+    for number, line in enumerate((DOCS / name).read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            inside = line == "```python"
+            if inside:
+                found.append((number, []))
+        elif inside:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.mark.parametrize("at", range(len(programs_of("embedding.md"))))
+def test_every_program_about_embedding_runs_and_prints_what_it_says(
+    at: int, tmp_path: Path
+) -> None:
+    first, lines = programs_of("embedding.md")[at]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("STATEMESH_")}
+    env |= {"STATEMESH_HOME": str(tmp_path / "home"), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUNNER, f"docs/embedding.md:{first}"],
+        input="\n".join(lines), cwd=tmp_path, env=env, encoding="utf-8", capture_output=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = {n: found[1] for n, line in enumerate(lines, 1) if (found := SAID.match(line))}
+    printed = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert {n: printed.get(str(n)) for n in said} == said
+
+
 def anchors(page: Path) -> set[str]:
     """What headings of a page are linked to as."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
