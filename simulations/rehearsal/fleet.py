@@ -16,10 +16,10 @@ from typing import Any
 
 from crdt.errors import ServiceError
 from mesh.stack.recipe import Say, silent
-from persistence.identity import create_genesis, provision
 from simulations.checkers import Acknowledged
 from simulations.rehearsal import plan
 from simulations.rehearsal.child import Child
+from simulations.rehearsal.door import Door, open_door
 from simulations.rehearsal.proxy import LinkProxy
 from simulations.rehearsal.servers import Servers, location, open_servers
 from simulations.rehearsal.source import SourceTree
@@ -98,6 +98,9 @@ class Fleet:
         self._worker: Child | None = None
         self._news = asyncio.Event()
         self._failure: FleetError | None = None
+        self._resources = contextlib.AsyncExitStack()
+        self._door: Door
+        self._addresses: dict[str, str] = {}
         self._ready: dict[str, asyncio.Event] = {}
 
     @property
@@ -123,7 +126,9 @@ class Fleet:
         for part in ("agents", "logs"):
             (self.folder / part).mkdir()
         await asyncio.to_thread(self._tree.save, self._listing)
-        await asyncio.to_thread(create_genesis, self.authority, "mesh-demo")
+        self._door = await self._resources.enter_async_context(
+            open_door(self.authority, "mesh-demo")
+        )
         await self._open_proxy()
         await self._start_worker()
         starting = [asyncio.create_task(self.start_agent(name)) for name in self.names]
@@ -159,9 +164,9 @@ class Fleet:
         )  # fmt: skip
 
     async def start_agent(self, name: str) -> None:
-        """Give an agent its identity, start it and wait until it says that it is there."""
+        """Let an agent join, start it and wait until it says that it is there."""
         folder = self.agent_folder(name)
-        await asyncio.to_thread(provision, self.authority, folder, name)
+        await self._door.admit(name, folder)
         ready = self._ready[name] = asyncio.Event()
         task = AgentTask(
             name=name,
@@ -195,12 +200,17 @@ class Fleet:
             self._agents[name].tell("begin")
 
     async def crash_agent(self, name: str) -> int:
-        """SIGKILL an agent and delete its data folder; how many updates it had made."""
+        """SIGKILL an agent and delete its data folder; how many updates it had made.
+
+        Its key is lost with the folder, so it is revoked, and has to join anew.
+        """
         child = self._agents[name]
         child.kill()
         await child.ended()
         self.proxy.forget(name)
         await asyncio.to_thread(shutil.rmtree, self.agent_folder(name))
+        del self._addresses[name]
+        await self._door.expel(name, told=self._addresses[min(self._addresses)])
         seen = self.seen[name]
         self.seen[name] = Seen(before=seen.before + seen.updates, doing="killed, folder deleted")
         return self.seen[name].before
@@ -259,6 +269,7 @@ class Fleet:
         for child in children:
             child.kill()
         await asyncio.gather(*(child.ended() for child in children), return_exceptions=True)
+        await self._resources.aclose()
         await self.proxy.close()
 
     async def stop_worker(self) -> None:
@@ -282,6 +293,7 @@ class Fleet:
                 seen.session = message["session"]
                 seen.doing = "waiting"
                 self.proxy.point(name, message["address"])
+                self._addresses[name] = message["address"]
                 self._ready[name].set()
             case "status":
                 _update(seen, message)

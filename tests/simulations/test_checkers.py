@@ -88,6 +88,18 @@ def test_a_missing_operation_is_a_difference_that_names_session_and_document() -
     ]
 
 
+def test_a_sign_off_that_not_all_heard_is_no_difference_but_more_is() -> None:
+    alice, bob = Site("alice", ALICE), Site("bob", BOB)
+    bob.take(ALICE, 1, alice.write("hello"))
+    further = {0: {ALICE: 2}}
+    signed_off = replace(alice.evidence(), frontiers=further)
+    assert checkers.differences([signed_off, bob.evidence()]) == []
+    assert checkers.differences([replace(signed_off, digests={0: b"x"}), bob.evidence()]) == [
+        f"shard 0: alice and bob have different frontiers (session {ALICE}: 2 and 1)"
+    ]
+    assert checkers.differences([replace(signed_off, frontiers={0: {ALICE: 3}}), bob.evidence()])
+
+
 def test_equal_frontiers_with_different_content_are_found() -> None:
     alice, bob = Site("alice", ALICE), Site("bob", BOB)
     bob.take(ALICE, 1, alice.write("hello"))
