@@ -173,7 +173,7 @@ class Registry:
             else:
                 self._refused.discard(name)
         discovery = self._core.environment.discovery
-        if isinstance(discovery, LearningDiscovery):
+        if isinstance(discovery, LearningDiscovery) and self._core.settings.peers.registry:
             discovery.learn(self._hints(found), 4 * pause)
 
     def _hints(self, found: Mapping[str, bytes]) -> list[str]:

@@ -278,8 +278,13 @@ def settings_of(task: wire.AgentTask) -> Settings:
         # Seven replicas on two cores: fewer, larger frames are worth some milliseconds of delay.
         replica=ReplicaSettings(name=task.name, flush_interval_ms=_FLUSH_MS),
         peers=PeersSettings(
-            listen="127.0.0.1:0", seeds=task.seeds, redial_min_s=0.1, redial_max_s=_REDIAL_SECONDS
-        ),
+            # All links take the wires that the rehearsal can cut, none the way it can't.
+            listen="127.0.0.1:0",
+            seeds=task.seeds,
+            registry=False,
+            redial_min_s=0.1,
+            redial_max_s=_REDIAL_SECONDS,
+        ),  # fmt: skip
         redis=RedisSettings(url=task.redis),
         kafka=KafkaSettings(servers=(task.kafka,) if task.kafka else ()),
         postgres=PostgresSettings(dsn=task.postgres, checkpoint_interval_s=_CHECKPOINT_SECONDS),

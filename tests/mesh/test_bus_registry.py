@@ -114,6 +114,20 @@ async def test_replicas_find_each_other_by_the_registry(memory_world: World) -> 
         )
 
 
+async def test_with_the_registry_off_nobody_is_dialled_for_it(memory_world: World) -> None:
+    """Where links must take other ways than the addresses that replicas announce."""
+    world = memory_world
+    server = MemoryBusServer()
+    a = learning(world.replica("a", bus=server.bus(), peers__registry=False, **FAST))
+    b = learning(world.replica("b", bus=server.bus(), peers__registry=False, **FAST))
+    async with running(a, b):
+        await eventually(lambda: names(a) == names(b) == ["a", "b"], "each knows of the other")
+        version = b._started().heartbeats.table.version("a")[1]
+        await eventually(lambda: b._started().heartbeats.table.version("a")[1] > version + 2)
+        assert a.environment.discovery.addresses() == b.environment.discovery.addresses() == []
+        assert a.peers() == b.peers() == []
+
+
 def learning(replica: Replica) -> Replica:
     """The same replica, not started, with the discovery that the composition root gives it."""
     environment = replica.environment
