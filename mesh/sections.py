@@ -110,8 +110,8 @@ class PeersSettings(Section):
     """Whether to find peers by multicast DNS on the local network, and be found. `auto`: only where
     `listen` is an address that other machines can reach."""
     registry: bool = Field(default=True)
-    """Whether to dial replicas that the registry on the bus names. Off: only seeds and multicast DNS
-    say whom to dial, as where links have to take other ways than the addresses replicas announce."""
+    """Whether to dial replicas that the registry on the bus names. Off: only seeds and multicast
+    DNS say whom to dial, as where links must take other ways than the addresses announced."""
     connections_max: int = Field(default=64, ge=1, le=10_000)
     """Links held at once. More: fewer hops; fewer: less memory and fewer file descriptors."""
     handshakes_max: int = Field(default=32, ge=1, le=10_000)

@@ -284,7 +284,7 @@ def settings_of(task: wire.AgentTask) -> Settings:
             registry=False,
             redial_min_s=0.1,
             redial_max_s=_REDIAL_SECONDS,
-        ),  # fmt: skip
+        ),
         redis=RedisSettings(url=task.redis),
         kafka=KafkaSettings(servers=(task.kafka,) if task.kafka else ()),
         postgres=PostgresSettings(dsn=task.postgres, checkpoint_interval_s=_CHECKPOINT_SECONDS),
