@@ -17,7 +17,7 @@ from crdt.errors import CodecError, MeshError
 from mesh.core import Core
 from mesh.dissemination import Limiter, SendQueue
 from mesh.environment import Link, LinkClosed, PeerRefused
-from mesh.repair import Assembly
+from mesh.repair import Assembly, merged
 from mesh.wire import (
     VOCABULARY,
     Bye,
@@ -141,13 +141,23 @@ class PeerLink:
             await self._room.wait()
 
     def ask(self, request: Want | WantSnapshot) -> None:
-        """The peer asks for something. A newer request of a kind for a shard replaces the older."""
-        self._requests[type(request), request.shard] = request
+        """The peer asks for something. What it asks for of a shard before it was served is served
+        together; more than there can be is garbage.
+        """
+        key = type(request), request.shard
+        waiting = self._requests.get(key)
+        if isinstance(waiting, Want) and isinstance(request, Want):
+            both = merged(waiting, request)
+            if both is None:
+                self.refused()
+                return
+            request = both
+        self._requests[key] = request
         self._asked.set()
 
     def refused(self) -> None:
         """The peer sent garbage. A flood of it ends the link."""
-        if not self._limiter.allow(self._core.now()):
+        if not self._ended and not self._limiter.allow(self._core.now()):
             self._core.probe.event("link.flood", peer=self.name)
             self.end("it sends garbage")
 

@@ -22,6 +22,7 @@ from mesh.wire import (
     Range,
     SnapshotPart,
     SummaryRow,
+    Want,
 )
 from mesh.wire.codec import MAX_SESSIONS
 
@@ -100,6 +101,21 @@ def plan(live: Mapping[int, int], floor: int, theirs: Frontier) -> Plan:
             ranges.append(Range(session, after, upto))
     snapshot = theirs.floor > floor or missing > max(theirs.entries, FEW_OPERATIONS)
     return Plan(() if snapshot else tuple(ranges[:MAX_RANGES]), snapshot, missing)
+
+
+def merged(waiting: Want, further: Want) -> Want | None:
+    """Both requests for a shard in one: for each session one range, from the first asked for to the
+    last. None if that is more sessions than there can be.
+    """
+    ranges = {wanted.session: wanted for wanted in waiting.ranges}
+    for wanted in further.ranges:
+        known = ranges.get(wanted.session, wanted)
+        ranges[wanted.session] = Range(
+            wanted.session, min(known.after, wanted.after), max(known.upto, wanted.upto)
+        )
+    if len(ranges) > MAX_SESSIONS:
+        return None
+    return Want(waiting.shard, tuple(ranges.values()))
 
 
 class Requests:

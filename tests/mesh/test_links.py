@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from mesh import Replica
+import pytest
+
+from mesh import Replica, repair
 from mesh.environment import Link
 from mesh.links import LinkTimes
 from mesh.transports.memory import MemoryLink
-from mesh.wire import WIRE_NEWEST, WIRE_OLDEST, Hello, WantCertificates, decode, encode
-from tests.mesh.world import World, eventually, running
+from mesh.wire import (
+    WIRE_NEWEST,
+    WIRE_OLDEST,
+    Frames,
+    Hello,
+    Range,
+    Want,
+    WantCertificates,
+    decode,
+    encode,
+)
+from tests.mesh.world import World, eventually, running, write
 
 
 async def greeted(world: World, replica: Replica, name: str) -> Link:
@@ -45,6 +57,42 @@ async def test_a_peer_that_asks_and_never_reads_loses_its_link(memory_world: Wor
         assert world.probes["a"].counts["link.deaf"] == 1
         assert "does not read" in str(world.probes["a"].latest["link.down"]["reason"])
         assert most <= 40 << 20
+
+
+async def test_requests_that_come_faster_than_they_are_served_are_all_served(
+    memory_world: World,
+) -> None:
+    world = memory_world
+    replica = world.replica("a")
+    async with running(replica):
+        for number in range(3):
+            await write(replica, number)
+        (shard,) = replica._check().core.written()
+        link = await greeted(world, replica, "asker")
+        end = replica._check().exchange.links["asker"]
+        for number in range(3):
+            end.ask(Want(shard, (Range(replica.session, number, number + 1),)))
+        got: list[bytes] = []
+        while len(got) < 3:
+            message = decode(await asyncio.wait_for(link.receive(), 5))
+            if isinstance(message, Frames):
+                got += message.frames
+        opener = replica._check().core.opener
+        assert [opener.header(frame).first for frame in got] == [1, 2, 3], "each once, in order"
+
+
+async def test_who_asks_for_more_sessions_than_there_can_be_sends_garbage(
+    memory_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "MAX_SESSIONS", 2)
+    world = memory_world
+    replica = world.replica("a")
+    async with running(replica):
+        await greeted(world, replica, "greedy")
+        end = replica._check().exchange.links["greedy"]
+        for session in range(1, 1_000):
+            end.ask(Want(0, (Range(session, 0, 1),)))
+        await eventually(lambda: world.probes["a"].counts["link.flood"] == 1, "closed")
 
 
 async def test_silence_is_when_no_bytes_come(memory_world: World) -> None:
