@@ -40,6 +40,7 @@ from persistence.frame import (
     Oversized,
     UnknownVersion,
     byte_fields,
+    shown,
     unpack_fields,
 )
 from persistence.genesis import Genesis, mesh_uri
@@ -380,7 +381,7 @@ class Trust:
         version = fields[0] if fields else None
         if type(version) is not int or version != CERTIFICATE_VERSION:
             raise UnknownVersion(
-                f"session certificate version {version!r} is not known here; "
+                f"session certificate version {shown(version)} is not known here; "
                 "run a newer statemesh on this replica"
             )
         kinds = [type(value) for value in fields]

@@ -230,8 +230,8 @@ def parse_header(data: bytes, mesh: bytes) -> Header:
     version = fields[0] if fields else None
     if type(version) is not int or version != FRAME_VERSION:
         raise UnknownVersion(
-            f"frame version {version!r} is not known here (this program speaks {FRAME_VERSION}); "
-            "run a newer statemesh on this replica"
+            f"frame version {shown(version)} is not known here "
+            f"(this program speaks {FRAME_VERSION}); run a newer statemesh on this replica"
         )
     if len(fields) != 12:
         raise Malformed(f"a frame header of {len(fields)} fields instead of 12")
@@ -261,6 +261,13 @@ def unpack_fields(data: bytes, what: str) -> tuple[Any, ...]:
     if type(value) is not tuple:
         raise Malformed(f"{what}: a {type(value).__name__} instead of a list")
     return value
+
+
+def shown(value: object) -> str:
+    """A value from the network for an error's text. Of anything but a number only the type: the
+    text of lists in lists may be beyond the stack.
+    """
+    return str(value) if type(value) is int else f"a {type(value).__name__}"
 
 
 def byte_fields(data: bytes, count: int, what: str) -> tuple[bytes, ...]:

@@ -44,6 +44,7 @@ from persistence.frame import (
     header_fault,
     pairs_of,
     parse_frame,
+    shown,
     unpack_fields,
 )
 from persistence.genesis import Genesis, derive
@@ -381,7 +382,7 @@ class Opener:
         version = fields[0] if fields else None
         if type(version) is not int or version != SNAPSHOT_VERSION:
             raise UnknownVersion(
-                f"snapshot version {version!r} is not known here; "
+                f"snapshot version {shown(version)} is not known here; "
                 "run a newer statemesh on this replica"
             )
         if [type(each) for each in fields] != [int, bytes, int, int, int, int, bytes]:

@@ -95,7 +95,9 @@ class Vocabulary:
 def number(value: Any, limit: int = MAX_SEQ, least: int = 0) -> int:
     """An int from `least` to `limit`."""
     if type(value) is not int or not least <= value <= limit:
-        raise CodecError(f"{str(value)[:40]!r} is not a number from {least} to {limit}")
+        # Never the text of anything but a number: of lists in lists it is beyond the stack.
+        found = value if type(value) is int else f"a {type(value).__name__}"
+        raise CodecError(f"{found} is not a number from {least} to {limit}")
     return value
 
 
