@@ -53,6 +53,11 @@ MAX_EPOCH: Final = (1 << 63) - 1
 MAX_OPERATIONS: Final = 1 << 17
 """Operations in one frame body, and so in one transaction."""
 
+MAX_BODY_SESSIONS: Final = 1 << 17
+"""Sessions that the removals of one frame body name. No writer's transactions get there: what they
+name counts for their bytes.
+"""
+
 MAX_BODY_BYTES: Final = 4 << 20
 """One encoded frame body: well above any sensible transaction, and small enough that a full inbox
 of them fits in memory.

@@ -23,6 +23,7 @@ from crdt.errors import CodecError, InvalidId
 from crdt.ids import MAX_SESSION, Dot, check_document_id
 from crdt.limits import (
     MAX_BODY_BYTES,
+    MAX_BODY_SESSIONS,
     MAX_GENERATION,
     MAX_LABEL_BYTES,
     MAX_OPERATIONS,
@@ -90,6 +91,19 @@ class Transaction(NamedTuple):
 def operation_count(transactions: Sequence[Transaction]) -> int:
     """How many seqs these transactions take."""
     return sum(len(transaction.operations) for transaction in transactions)
+
+
+def claims_of(transactions: Sequence[Transaction]) -> dict[int, int]:
+    """{session: seq}: how far the author of these had seen sessions, as their removals say."""
+    claims: dict[int, int] = {}
+    claimed = claims.get
+    for transaction in transactions:
+        for operation in transaction[4]:
+            for removal in operation[3]:
+                for dot in removal[2]:
+                    if claimed(dot[0], 0) < dot[1]:
+                        claims[dot[0]] = dot[1]
+    return claims
 
 
 def is_valid(operation: Operation) -> bool:
@@ -224,6 +238,8 @@ def decode_body(data: bytes) -> list[Transaction]:
     _check_labels(labels)
     targets = [_target(document) for document in documents]
     rules = [_rule_of(path) for path in paths]
+    if len(sessions) > MAX_BODY_SESSIONS:
+        raise CodecError(f"a body names {len(sessions)} sessions, above {MAX_BODY_SESSIONS}")
     for session in sessions:
         if type(session) is not int or not 0 <= session <= MAX_SESSION:
             raise CodecError(f"a body names session {session!r:.40}")

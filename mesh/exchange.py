@@ -17,7 +17,7 @@ from mesh.core import Core
 from mesh.dissemination import keeps_new, pick
 from mesh.environment import PeerRefused
 from mesh.health import DEGRADED, OFF, OK, PEERS
-from mesh.ingest import Ingest, Reception
+from mesh.ingest import STUCK_S, Ingest, Reception
 from mesh.links import PeerLink
 from mesh.repair import Comparison, Requests, compare, plan
 from mesh.serving import Serving
@@ -249,12 +249,17 @@ class Exchange:
             self.announce(self._links[name])
 
     def look_for_gaps(self) -> None:
-        """Ask for what frames in the inboxes have been waiting for too long."""
+        """Ask for what frames in the inboxes have been waiting for too long.
+
+        What waits for much longer is left to anti-entropy, which asks for what somebody says to
+        have: a frame may name what nobody ever wrote.
+        """
         core = self._core
+        now = core.now()
         for host in core.hosts:
             if not host.inbox.frames:
                 continue
-            missing = host.inbox.missing(host.lattice.frontier, core.now() - PATIENCE_S)
+            missing = host.inbox.missing(host.lattice.frontier, now - PATIENCE_S, now - STUCK_S)
             by_peer: dict[str, list[Range]] = {}
             for session, (after, upto, source) in missing.items():
                 name = source if source in self._links else pick(list(self._links), self._rng)

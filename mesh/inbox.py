@@ -8,6 +8,10 @@ relation carried as heads: a frame waits for its own predecessor and for the fra
 what those needed came before them. A waiting frame hangs on *one* unmet dependency at a time, so an
 arrival costs O(log waiting) however many wait.
 
+Deps are what an author says. One that leaves some out could have its removals come before what they
+remove, here and not there, and replicas would differ. So a frame waits for its `claims` as well:
+what its removals say their author had seen. They come last: an honest author's are met by then.
+
 Bounds: at most `max_frames` and `max_bytes` wait. When full, the newest frame of the session that
 holds most gives way: one session that can never be completed (its author's predecessor is lost)
 can't starve the others. What gave way is fetched again by repair. Frames that are ready and not
@@ -19,6 +23,7 @@ Not here: verification (before), decoding and applying (after), fetching what is
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,12 +34,16 @@ from persistence.frame import Header
 
 MAX_WAITING_FRAMES = 8192
 MAX_WAITING_BYTES = 32 << 20
+CLAIM_BYTES = 128
+"""What a claim counts for: a tuple and its two numbers."""
+CLAIMS_ASKED = 64
+"""As many of a frame's claims are asked for at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A verified frame: its header, body and hash, its author's own bytes, and which peer brought
-    it.
+    it. `claims`: see `persistence.journal.claims`; `met`: the inbox knows that so many of them are.
     """
 
     header: Header
@@ -43,6 +52,13 @@ class Arrival:
     raw: bytes
     source: str
     since: float
+    claims: tuple[Dot, ...] = ()
+    met: int = 0
+
+    @property
+    def weight(self) -> int:
+        """The bytes it counts for."""
+        return len(self.raw) + CLAIM_BYTES * len(self.claims)
 
     @property
     def session(self) -> int:
@@ -98,7 +114,7 @@ class Inbox:
         """
         if self._seen(arrival.session, arrival.last):
             return Verdict.DUPLICATE
-        if arrival.first in self._waiting.get(arrival.session, ()):
+        if self.waits(arrival.session, arrival.first):
             return Verdict.DUPLICATE
         unmet = self._unmet(arrival)
         if unmet is None:
@@ -114,11 +130,15 @@ class Inbox:
         self._hang(arrival, unmet)
         return Verdict.WAITING
 
+    def waits(self, session: int, first: int) -> bool:
+        """Whether the frame that begins there waits here for what comes before it."""
+        return first in self._waiting.get(session, ())
+
     def holds(self, session: int, first: int) -> bool:
-        """Whether the frame that begins there waits here."""
-        if first in self._waiting.get(session, ()):
-            return True
-        return any((one.session, one.first) == (session, first) for one in self._ready)
+        """Whether the frame that begins there waits here, or is ready."""
+        return self.waits(session, first) or any(
+            (one.session, one.first) == (session, first) for one in self._ready
+        )
 
     def take(self) -> Arrival | None:
         """The next frame that can be applied now; `advanced` must be called once it is."""
@@ -150,15 +170,15 @@ class Inbox:
                 self._recheck(session, first)
 
     def missing(
-        self, frontier: Mapping[int, int], before: float
+        self, frontier: Mapping[int, int], before: float, after: float = -math.inf
     ) -> dict[int, tuple[int, int, str]]:
-        """What frames that have waited since `before` lack: {session: (after, upto, a peer that
-        knows)}.
+        """What frames that have waited since `before`, and not since `after`, lack: {session:
+        (after, upto, a peer that knows)}.
         """
         needs: dict[int, tuple[int, str]] = {}
         for frames in self._waiting.values():
             for arrival in frames.values():
-                if arrival.since > before:
+                if not after < arrival.since <= before:
                     continue
                 for session, seq in self._wants(arrival):
                     if seq > needs.get(session, (0, ""))[0]:
@@ -166,17 +186,33 @@ class Inbox:
         missing: dict[int, tuple[int, int, str]] = {}
         for session in sorted(needs):
             upto, source = needs[session]
-            after = frontier.get(session, 0)
+            reached = frontier.get(session, 0)
             if held := self._waiting.get(session):
                 upto = min(upto, min(held) - 1)
-            if upto > after:
-                missing[session] = (after, upto, source)
+            if upto > reached:
+                missing[session] = (reached, upto, source)
         return missing
+
+    def stuck(self, before: float) -> tuple[int, Arrival, Dot] | None:
+        """How many frames have waited since `before`, the first of them and what that lacks."""
+        frames = [
+            arrival
+            for waiting in self._waiting.values()
+            for arrival in waiting.values()
+            if arrival.since <= before
+        ]
+        if not frames:
+            return None
+        oldest = min(frames, key=lambda one: (one.since, one.session, one.first))
+        unmet = self._unmet(oldest)
+        return None if unmet is None else (len(frames), oldest, unmet)
 
     def _wants(self, arrival: Arrival) -> list[Dot]:
         needed = [dep for dep in arrival.header.deps if not self._seen(*dep)]
         if arrival.first > 1 and not self._seen(arrival.session, arrival.first - 1):
             needed.append((arrival.session, arrival.first - 1))
+        some = arrival.claims[arrival.met : arrival.met + CLAIMS_ASKED]
+        needed += (claim for claim in some if not self._seen(*claim))
         return needed
 
     def _unmet(self, arrival: Arrival) -> Dot | None:
@@ -185,6 +221,11 @@ class Inbox:
         for dep in arrival.header.deps:
             if not self._seen(*dep):
                 return dep
+        while arrival.met < len(arrival.claims):
+            claim = arrival.claims[arrival.met]
+            if not self._seen(*claim):
+                return claim
+            arrival.met += 1  # for good: each is looked at once, however many there are
         return None
 
     def _hang(self, arrival: Arrival, unmet: Dot) -> None:
@@ -226,7 +267,7 @@ class Inbox:
 
     def _count(self, arrival: Arrival, by: int) -> None:
         self.frames += by
-        self.bytes += by * len(arrival.raw)
+        self.bytes += by * arrival.weight
 
     def _forget(self, arrival: Arrival) -> None:
         frames = self._waiting[arrival.session]
@@ -238,7 +279,7 @@ class Inbox:
 
     def _make_room(self, arrival: Arrival) -> bool:
         """Make room for one more; False if the arrival itself is what should give way."""
-        if len(arrival.raw) > self._max_bytes:
+        if arrival.weight > self._max_bytes:
             return False
         while not self._fits(arrival):
             if not self._waiting:
@@ -254,4 +295,4 @@ class Inbox:
         return True
 
     def _fits(self, arrival: Arrival) -> bool:
-        return self.frames < self._max_frames and self.bytes + len(arrival.raw) <= self._max_bytes
+        return self.frames < self._max_frames and self.bytes + arrival.weight <= self._max_bytes

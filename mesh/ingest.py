@@ -8,17 +8,27 @@ arrive in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from crdt.errors import CodecError
+from crdt.operation import Transaction
 from crdt.snapshot import ShardSnapshot, decode_snapshot
 from mesh.core import Core
+from mesh.health import PEERS
 from mesh.inbox import Arrival, Verdict
 from mesh.shards import ShardHost
 from persistence.base import FrameError, FrameRecord
 from persistence.frame import Header, NotAllowed, UnknownKey, UnknownSession
+from persistence.journal import claims, read_transactions
 from persistence.sealing import OpenedFrame, OpenedSnapshot
+
+STUCK_S = 60.0
+"""A frame that has waited for its causes for this long is named in `health()`."""
+
+Read = tuple[Arrival, Sequence[Transaction] | None]
+"""A frame, and what was read in it."""
 
 
 class Sink(Protocol):
@@ -51,6 +61,7 @@ class Ingest:
     def __init__(self, core: Core, sink: Sink) -> None:
         self._core = core
         self._sink = sink
+        self._stuck: dict[int, tuple[int, int]] = {}
 
     def frame(self, raw: bytes, source: str) -> Received:
         """Take a frame in. Everything that it makes applicable is applied before this returns.
@@ -81,6 +92,8 @@ class Ingest:
             return True  # of no use here: passed over as what is here already
         if header.session == self._core.session:
             return header.last <= host.outbox.framed
+        if host.inbox.waits(header.session, header.first):
+            return True
         return host.lattice.seen(header.session, header.last)
 
     def _offer(self, opened: OpenedFrame, raw: bytes, source: str) -> Reception:
@@ -90,10 +103,12 @@ class Ingest:
             # Signed with this session's key, yet not by us: this process or its memory was copied.
             core.refuse("frame.forked", "own session", peer=source, shard=host.index)
             return Reception.REFUSED
-        arrival = Arrival(header, opened.body, opened.hash, raw, source, core.now())
+        transactions = read_transactions(header, opened.body)
+        claimed = claims(header, transactions)
+        arrival = Arrival(header, opened.body, opened.hash, raw, source, core.now(), claimed)
         verdict = host.inbox.offer(arrival)
         if verdict is Verdict.READY:
-            self.pump(host)
+            self.pump(host, (arrival, transactions))
             return Reception.TAKEN
         if verdict is Verdict.DUPLICATE:
             return Reception.DUPLICATE
@@ -101,13 +116,51 @@ class Ingest:
             core.probe.event("frame.dropped", shard=host.index, session=header.session)
         return Reception.GAPPED
 
-    def pump(self, host: ShardHost) -> None:
+    def pump(self, host: ShardHost, read: Read | None = None) -> None:
         """Apply every frame of this shard whose causes are all here, until it is crowded with
         heads: the committer pumps again once they are absorbed.
+
+        `read`: what was read just now. Frames that had to wait are read again: what was read in
+        them takes many times their bytes.
         """
         while not host.crowded and (arrival := host.inbox.take()) is not None:
-            self._apply(host, arrival)
+            if read is not None and arrival is read[0]:
+                transactions = read[1]
+            else:
+                transactions = read_transactions(arrival.header, arrival.body)
+            self._apply(host, arrival, transactions)
             host.inbox.advanced(arrival.session, arrival.last)
+
+    def judge_waiting(self) -> None:
+        """Name what has waited too long, in `health()` and as an event: whose frame it is, and what
+        it lacks. Others than that session go on meanwhile.
+        """
+        core = self._core
+        found = []
+        for host in core.hosts:
+            stuck = host.inbox.stuck(core.now() - STUCK_S) if host.inbox.frames else None
+            if stuck is None:
+                self._stuck.pop(host.index, None)
+                continue
+            count, arrival, (session, seq) = stuck
+            known = core.trust.get(arrival.session)
+            reason = (
+                f"{count} frames wait in shard {host.index}, the first of session "
+                f"{arrival.session}{f' ({known.replica})' if known else ''} at seq "
+                f"{arrival.first} for seq {seq} of session {session}"
+            )
+            found.append(reason)
+            if self._stuck.get(host.index) != (arrival.session, arrival.first):
+                self._stuck[host.index] = arrival.session, arrival.first
+                core.probe.event(
+                    "frame.stuck", peer=arrival.source, shard=host.index, session=arrival.session,
+                    first=arrival.first, frames=count, reason=reason,
+                )  # fmt: skip
+        core.health.remark(
+            PEERS, "waiting", found[0] if found else "",
+            "start the replica that wrote what is waited for; if nobody ever did, the waiting "
+            "session's program is wrong or lies: revoke its replica",
+        )  # fmt: skip
 
     def snapshot(self, raw: bytes, source: str) -> tuple[OpenedSnapshot, ShardSnapshot] | None:
         """Verify and decode a peer's snapshot; None if it is refused. Nothing is joined yet."""
@@ -136,14 +189,16 @@ class Ingest:
             core.refuse("frame.refused", type(error).__name__, peer=source, detail=str(error))
             return None
 
-    def _apply(self, host: ShardHost, arrival: Arrival) -> None:
+    def _apply(
+        self, host: ShardHost, arrival: Arrival, transactions: Sequence[Transaction] | None
+    ) -> None:
         core, header = self._core, arrival.header
         if not core.trust.keep(header.session):
             # Forgotten while the frame waited. Then its session was in no frontier yet, and this is
             # its first frame here, which carries the certificate.
             core.opener.unseal(arrival.raw)
             core.trust.keep(header.session)
-        applied = host.apply(arrival)
+        applied = host.apply(arrival, transactions)
         core.note_close(header)
         core.brought(arrival.source, header.last - header.first + 1)
         where = {"shard": host.index, "session": header.session, "first": header.first}

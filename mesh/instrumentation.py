@@ -45,6 +45,7 @@ EVENTS: Mapping[str, str] = {
     "frame.keyless": "A frame is sealed with a mesh key that is not here; it waits for the key.",
     "frame.void": "A properly signed frame had a malformed body: only its seqs are used up.",
     "frame.dropped": "The inbox was full; the frame will be fetched again.",
+    "frame.stuck": "Frames have waited too long for others that they name; only they are held up.",
     "frame.forked": "A session's frame does not follow its last: two histories of one session.",
     "heads.absorbed": "Too many sessions wrote without seeing each other; an own frame joins them.",
     "lattice.conflict": "Two payloads were found under one dot; the larger stays on every replica.",
@@ -120,6 +121,7 @@ EVENT_FIELDS: Mapping[str, str] = {
     "frame.keyless": "key peer",
     "frame.void": "first peer session shard",
     "frame.dropped": "session shard",
+    "frame.stuck": "first frames peer reason session shard",
     "frame.forked": "peer shard first? reason? session?",
     "heads.absorbed": "heads shard",
     "lattice.conflict": "document seq session",
@@ -249,6 +251,7 @@ class LoggingProbe:
             "link.deaf", "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed",
             "log.hole", "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
             "peer.refused", "link.refused", "roster.refused", "journal.rebuilt", "identity.cloned",
+            "frame.stuck",
         }
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ class Lifecycle:
         self.exchange = Exchange(core)
         self.services = Services(core)
         self.committer = Committer(core, self.exchange, self.services, position)
-        ingest = Ingest(core, self.committer)
+        ingest = self.ingest = Ingest(core, self.committer)
         self.exchange.bind(self.committer, ingest)
         self.roster = RosterSpread(core, self.exchange, ingest)
         self.services.bind(self.exchange, self.committer, ingest)
@@ -167,6 +167,7 @@ class Lifecycle:
         while True:
             await asyncio.sleep(GAP_S)
             self.exchange.look_for_gaps()
+            self.ingest.judge_waiting()
 
     async def _bound_journal(self) -> None:
         """Keep the journal bounded, whatever peers lack."""

@@ -6,7 +6,7 @@ step is one call that leaves the shard whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crdt.access import ShardView
@@ -20,7 +20,7 @@ from mesh.outbox import Cut, Outbox
 from mesh.repair import Capture
 from persistence.base import FrameRecord
 from persistence.frame import CLOSE_EXTENSION, EVENTS_EXTENSION, frame_hash
-from persistence.journal import apply_frame, read_transactions
+from persistence.journal import apply_frame
 from persistence.limits import MAX_DEPS
 from persistence.sealing import Draft, Sealer
 
@@ -44,7 +44,7 @@ class Applied:
     applied. `forked`: it does not follow the frame of its session that we have.
     """
 
-    transactions: list[Transaction] | None
+    transactions: Sequence[Transaction] | None
     forked: bool
 
 
@@ -140,11 +140,13 @@ class ShardHost:
         self._grown(len(data))
         return FrameRecord(self.index, self.session, draft.first, draft.last, True, data)
 
-    def apply(self, arrival: Arrival) -> Applied:
-        """Apply a frame that the inbox let through. Total: a malformed body uses up its seqs."""
-        header, body = arrival.header, arrival.body
+    def apply(self, arrival: Arrival, transactions: Sequence[Transaction] | None) -> Applied:
+        """Apply a frame that the inbox let through, and what `read_transactions` read in it.
+
+        Total: of a malformed body (None) only the seqs are used up.
+        """
+        header = arrival.header
         lattice, session = self.lattice, header.session
-        transactions = read_transactions(header, body)
         follows = None
         if lattice.frontier.get(session, 0) == header.first - 1:
             follows = self.chain.get(session)

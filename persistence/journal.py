@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from crdt.errors import CodecError
-from crdt.ids import week_of
+from crdt.ids import Dot, week_of
 from crdt.lattice import Shard
-from crdt.operation import Transaction, decode_body, operation_count
+from crdt.operation import Transaction, claims_of, decode_body, operation_count
 from crdt.snapshot import ShardSnapshot, decode_snapshot
 from persistence.base import (
     FrameError,
@@ -212,8 +212,26 @@ def read_transactions(header: Header, body: bytes) -> list[Transaction] | None:
     return transactions
 
 
+def claims(header: Header, transactions: Sequence[Transaction] | None) -> tuple[Dot, ...]:
+    """What a frame's removals say their author had seen, as (session, seq), beyond its own past and
+    what the deps name. None: void, it claims nothing.
+
+    An honest author's deps lead back to all of it. Others' removals must not come before it either:
+    what a removal names and does not find would live on where it comes later. A pure function of
+    the frame's bytes.
+    """
+    if transactions is None:
+        return ()
+    claimed = claims_of(transactions)
+    claimed.pop(header.session, None)
+    for session, seq in header.deps:
+        if claimed.get(session, seq + 1) <= seq:
+            del claimed[session]
+    return tuple(sorted(claimed.items()))
+
+
 def applies(shard: Shard, header: Header) -> bool:
-    """Whether a shard holds everything a frame needs before it: its predecessor and its deps."""
+    """Whether a shard holds everything a frame names before it: its predecessor and its deps."""
     if header.first > 1 and not shard.seen(header.session, header.first - 1):
         return False
     return all(shard.seen(session, seq) for session, seq in header.deps)

@@ -42,7 +42,7 @@ from persistence.base import (
 from persistence.certificates import Trust
 from persistence.frame import UnknownSession
 from persistence.identity import Identity, open_identity
-from persistence.journal import applies, apply_frame, read_transactions
+from persistence.journal import applies, apply_frame, claims, read_transactions
 from persistence.limits import MAX_FRAME_BYTES, MAX_SNAPSHOT_BYTES
 from persistence.mark import read_mark
 from persistence.pages import scan_rows
@@ -271,11 +271,14 @@ def _take(found: _Found, raw: bytes, opened: OpenedFrame, shard: Shard, replica:
     own = opened.replica == replica
     if shard.seen(header.session, header.last):
         found.contained.append(_record(raw, opened, own=own))
-    elif applies(shard, header):
-        apply_frame(shard, header, read_transactions(header, opened.body))
-        found.applied.append(_record(raw, opened, own=own))
     else:
-        return False
+        if not applies(shard, header):
+            return False
+        transactions = read_transactions(header, opened.body)
+        if not all(shard.seen(*dot) for dot in claims(header, transactions)):
+            return False
+        apply_frame(shard, header, transactions)
+        found.applied.append(_record(raw, opened, own=own))
     found.report.own += own
     found.report.others += not own
     return True
