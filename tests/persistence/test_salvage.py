@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from crdt.operation import Operation, Removal, Transaction
 from crdt.structure import unpack
 from mesh.cli import run
-from persistence.base import REBUILT, WAITING, FolderError, StorageError
+from persistence.base import REBUILT, WAITING, FolderError, FrameRecord, StorageError
 from persistence.inspect import check_folder
 from persistence.pages import scan_rows
 from persistence.salvage import damaged_journals, rebuild
 from persistence.sqlite import open_journal
 from tests.persistence.damage_world import Left, cut_power, hurt, make_folder, read, use
+from tests.persistence.world import TITLE, SeededEntropy, adopt
 
 
 def spoil(folder: Path, *positions: int) -> None:
@@ -45,6 +47,21 @@ async def test_frames_before_and_after_an_unreadable_one_are_kept(tmp_path: Path
     assert all(record.own for record in frames), "still owed to everybody"
     assert found.frames == 34
     assert b"lost unless another replica has them" in meta[REBUILT]
+
+
+async def test_a_removal_waits_for_what_it_claims_though_its_deps_do_not(tmp_path: Path) -> None:
+    """Applied without it, it would pass by what others bring later."""
+    honest, folder = make_folder(tmp_path), tmp_path / "a"
+    liar = adopt(honest.identity, SeededEntropy(6))
+    (added,) = honest.write((1, "Task/1", "x"))
+    removal = Removal(TITLE, False, ((added.session, 1),))
+    nothing = Operation("Task/1", TITLE, None, (removal,))
+    (raw,) = liar.sealer.seal([liar.draft(1, [Transaction("edit", "x", 1, "", (nothing,))])])
+    async with open_journal(folder) as journal:
+        await journal.append([added, FrameRecord(1, liar.sealer.session, 1, 1, True, raw)])
+    spoil(folder, 1)
+    salvage = await rebuild(folder, "why")
+    assert (salvage.own, salvage.waiting) == (0, 1)
 
 
 async def test_the_damaged_files_stay_with_a_report(tmp_path: Path) -> None:
