@@ -82,11 +82,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A promise: everything `session` wrote to `shard` up to `seq` will never be lost."""
+    """A promise: everything `session` wrote to `shard` up to `seq` will never be lost.
+
+    `level` says where it is, so what can be lost with a disk: a `JOURNAL` of `replica` alone can.
+    """
 
     session: int
     shard: int
     seq: int
+    level: str = "JOURNAL"
+    replica: str = ""
 
 
 def evidence(
@@ -212,6 +217,28 @@ def lost(replicas: Iterable[Evidence], promises: Iterable[Acknowledged]) -> list
         for replica in replicas
         for (session, shard), seq in sorted(highest.items())
         if not replica.has(session, shard, seq)
+    ]
+
+
+def missing(replicas: Iterable[Evidence], documents: Iterable[str]) -> list[str]:
+    """Documents whose making was acknowledged, that nobody deleted, and that a replica lacks."""
+    expected = sorted(set(documents))
+    return [
+        f"{replica.replica} lacks the acknowledged document {document}"
+        for replica in replicas
+        for document in expected
+        if document not in replica.documents
+    ]
+
+
+def resurrected(replicas: Iterable[Evidence], removed: Iterable[str]) -> list[str]:
+    """Documents whose deletion was acknowledged, that nobody wrote again, and that are there."""
+    gone = sorted(set(removed))
+    return [
+        f"{replica.replica} holds {document}, whose deletion was acknowledged"
+        for replica in replicas
+        for document in gone
+        if document in replica.documents
     ]
 
 

@@ -76,6 +76,10 @@ class LinkProxy:
         """Cut one pair."""
         self._wires[pair].cut(how)
 
+    def silence_one_way(self, pair: Pair, *, answers: bool) -> None:
+        """Stop one direction of a pair: what the listener answers, or what the dialler says."""
+        self._wires[pair].hush(answers=answers)
+
     def heal(self) -> None:
         """Let every pair flow again."""
         for wire in self._wires.values():
@@ -112,26 +116,31 @@ class _Wire:
         self._announced = announced
         self._targets = targets
         self._server: asyncio.Server | None = None
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._asking, self._answering = asyncio.Event(), asyncio.Event()
+        self.heal()
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_cut(self) -> bool:
-        return not self._flowing.is_set()
+        return not (self._asking.is_set() and self._answering.is_set())
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self, how: Cut) -> None:
-        self._flowing.clear()
+        self._asking.clear()
+        self._answering.clear()
         if how is Cut.BREAK:
             self._reset()
 
+    def hush(self, *, answers: bool) -> None:
+        (self._answering if answers else self._asking).clear()
+
     def heal(self) -> None:
-        self._flowing.set()
+        self._asking.set()
+        self._answering.set()
 
     def _reset(self) -> None:
         for end in list(self._ends):
@@ -171,10 +180,10 @@ class _Wire:
         answers = (
             self._pump_answers(far_reader, writer, _in_kafka(*target))
             if self._announced
-            else self._pump(far_reader, writer)
+            else self._pump(far_reader, writer, self._answering)
         )
         pumps = [
-            asyncio.ensure_future(self._pump(reader, far_writer)),
+            asyncio.ensure_future(self._pump(reader, far_writer, self._asking)),
             asyncio.ensure_future(answers),
         ]
         try:
@@ -187,10 +196,12 @@ class _Wire:
             self._ends.discard(far_writer)
             far_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         try:
             while data := await reader.read(_CHUNK):
-                await self._pass_on(data, writer)
+                await self._pass_on(data, writer, flowing)
         except OSError:
             return
 
@@ -207,12 +218,14 @@ class _Wire:
             while True:
                 length = await reader.readexactly(4)
                 answer = await reader.readexactly(int.from_bytes(length, "big"))
-                await self._pass_on(length + answer.replace(told, ours), writer)
+                await self._pass_on(length + answer.replace(told, ours), writer, self._answering)
         except (OSError, asyncio.IncompleteReadError):
             return
 
-    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
-        await self._flowing.wait()
+    async def _pass_on(
+        self, data: bytes, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
+        await flowing.wait()
         writer.write(data)
         self.carried += len(data)
         await writer.drain()
