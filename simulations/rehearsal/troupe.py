@@ -125,7 +125,7 @@ class Troupe:
         self.members = {name: Member() for name in names}
         self.pledges = Pledges()
         self.proxy = LinkProxy()
-        self.draw = random.Random(f"rehearsal/{seed}")
+        self.draw = random.Random(f"rehearsal/{seed}")  # noqa: S311 - not for secrets
         self._seed, self._rate, self._levels = seed, rate, levels
         self._redis, self._plant = redis, plant
         self._topic = 0
@@ -149,9 +149,7 @@ class Troupe:
         """Found a mesh, start all writers, wait until they are ready."""
         for part in ("replicas", "logs"):
             (self.folder / part).mkdir(parents=True)
-        await asyncio.to_thread(
-            create_genesis, self.folder / "mesh", "rehearsal", shards=_SHARDS
-        )
+        await asyncio.to_thread(create_genesis, self.folder / "mesh", "rehearsal", shards=_SHARDS)
         await self.proxy.open(combinations(self.names, 2))
         await asyncio.gather(*(self.raise_up(name) for name in self.names))
 

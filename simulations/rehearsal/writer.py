@@ -96,7 +96,7 @@ class Writer:
         self._task = task
         self._replica = replica
         self._fuse = fuse
-        self._draw = random.Random(f"{task.seed}/{task.name}/{replica.session}")
+        self._draw = random.Random(f"{task.seed}/{task.name}/{replica.session}")  # noqa: S311
         self._going = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,9 +111,7 @@ class Writer:
         tasks = [asyncio.create_task(each) for each in (self._edit(), self._flush())]
         listening = asyncio.create_task(self._listen())
         try:
-            done, _ = await asyncio.wait(
-                [*tasks, listening], return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait([*tasks, listening], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
@@ -306,9 +304,7 @@ async def main(task: WriterTask) -> None:
             replica = await opened(stack, task, fuse)
         except JournalDamaged as damage:
             await stack.aclose()
-            salvage = await asyncio.to_thread(
-                asyncio.run, rebuild(Path(task.folder), str(damage))
-            )
+            salvage = await asyncio.to_thread(asyncio.run, rebuild(Path(task.folder), str(damage)))
             wire.emit("rebuilt", **salvage.plain())
             replica = await opened(stack, task, fuse)
         writing = asyncio.create_task(Writer(task, replica, fuse).run())

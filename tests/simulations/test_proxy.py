@@ -217,3 +217,41 @@ async def test_closing_ends_every_connection() -> None:
         writer.transport.abort()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(host, int(port))
+
+
+async def test_one_direction_is_silenced_alone() -> None:
+    received: list[bytes] = []
+    heard = asyncio.Event()
+    ends: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        while line := await reader.readline():
+            received.append(line)
+            writer.write(b"re: " + line)
+            heard.set()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        async with proxied(("a", "b")) as proxy:
+            host, port = server.sockets[0].getsockname()
+            proxy.point("b", f"{host}:{port}")
+            async with dialled(proxy.address("a", "b")) as (reader, writer):
+                writer.write(b"before\n")
+                assert await asyncio.wait_for(reader.readline(), 5) == b"re: before\n"
+                heard.clear()
+                proxy.silence_one_way(("a", "b"), answers=True)
+                assert proxy.cut_pairs == [("a", "b")]
+                writer.write(b"hello\n")
+                await asyncio.wait_for(heard.wait(), 5)
+                answer = asyncio.ensure_future(reader.readline())
+                done, _ = await asyncio.wait({answer}, timeout=0.2)
+                assert received == [b"before\n", b"hello\n"]
+                assert not done
+                proxy.heal()
+                assert await asyncio.wait_for(answer, 5) == b"re: hello\n"
+    finally:
+        for end in ends:
+            end.transport.abort()
+        server.close()
