@@ -131,6 +131,8 @@ class Writer:
                 for _ in range(batch):
                     self._one_edit()
                     self._unsaid.edits += 1
+                if self._task.plant == EARLY:
+                    self._say_early()
             except Backpressure:
                 await self._replica.ready()
             finally:
@@ -189,16 +191,6 @@ class Writer:
             if not unsaid.edits:
                 continue
             level = self._draw.choice(self._task.levels)
-            if self._task.plant == EARLY:
-                # What it wrote is in memory; its frontier says so, its disk does not yet.
-                session = self._replica.session
-                written = {
-                    shard: seqs[session]
-                    for shard, seqs in self._replica.frontier().items()
-                    if session in seqs
-                }
-                self._say("JOURNAL", written, unsaid)
-                continue
             try:
                 result = await self._replica.flush(level_of(level), timeout=_FLUSH_TIMEOUT_S)
             except FlushTimeout:
@@ -208,6 +200,14 @@ class Writer:
                 self._unsaid.gone[:0] = unsaid.gone
             else:
                 self._say(level, result.written, unsaid)
+
+    def _say_early(self) -> None:
+        # What it wrote is in memory; its frontier says so, its disk does not yet.
+        session, unsaid = self._replica.session, self._unsaid
+        self._unsaid = Unsaid()
+        frontier = self._replica.frontier()
+        written = {shard: seqs[session] for shard, seqs in frontier.items() if session in seqs}
+        self._say("JOURNAL", written, unsaid)
 
     def _say(self, level: str, written: dict[int, int], unsaid: Unsaid) -> None:
         wire.emit(
