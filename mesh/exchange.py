@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from crdt.errors import CodecError
+from mesh.broadcast import Broadcast
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.dissemination import keeps_new, pick
@@ -27,9 +28,11 @@ from mesh.wire import (
     Certificates,
     Frames,
     Frontier,
+    Graft,
     Holds,
     Journaled,
     Message,
+    Prune,
     Range,
     Served,
     SnapshotPart,
@@ -49,7 +52,8 @@ PATIENCE_S = 0.1
 """How long a frame waits for its causes, which are usually on their way, before they are asked for.
 """
 BIG_CHANGE = 512
-"""This many foreign frames in one batch, or a joined snapshot, are announced to all peers at once.
+"""This many frames that came by repair in one batch, or a joined snapshot, are announced to all
+peers at once.
 """
 
 
@@ -64,6 +68,7 @@ class Exchange:
         self._requests = Requests(ASK_AGAIN_S)
         self._joined_at: dict[int, float] = {}
         self._links: dict[str, PeerLink] = {}
+        self.broadcast = Broadcast(core, self._links, self._want)
         self._hearers: dict[type[Any], Callable[[PeerLink, Any], None]] = {
             Frames: self._frames,
             Journaled: self._journaled,
@@ -76,6 +81,8 @@ class Exchange:
             Certificates: self._certificates,
             WantCertificates: self._want_certificates,
             Holds: self._holds,
+            Prune: self.broadcast.hear_prune,
+            Graft: self.broadcast.hear_graft,
         }
         self._on_up: list[Callable[[PeerLink], None]] = []
         self._on_down: list[Callable[[PeerLink], None]] = []
@@ -127,6 +134,7 @@ class Exchange:
         elif len(self._links) >= core.settings.peers.connections_max:
             raise PeerRefused(f"{len(self._links)} peers are the most held here")
         self._links[link.name] = link
+        self.broadcast.up(link)
         now = core.environment.clock.wall_ms()
         core.book.met(link.name, link.session, link.address, now)
         core.acknowledgements.session(link.name, link.session)
@@ -155,6 +163,7 @@ class Exchange:
             core.book.left(link.name, core.environment.clock.wall_ms(), core.now())
             core.held_by.pop(link.name, None)
             self._requests.gone(link.name)
+            self.broadcast.down(link)
             self.judge_health()
             core.waiters.progress()
         for callback in self._on_down:
@@ -188,19 +197,13 @@ class Exchange:
         """See `committer.Outlet`."""
         if not self._links:
             return
-        foreign = 0
+        repaired = self.broadcast.durable(records)
         fresh: dict[int, dict[int, int]] = {}
         for record in records:
             fresh.setdefault(record.shard, {})[record.session] = record.last
-            if record.own:
-                for link in self._links.values():
-                    if self._core.holds(link.name, (record.shard,)):
-                        link.push(record.data)
-            else:
-                foreign += 1
         for link in self._links.values():
             self._tell(link, fresh)
-            if foreign >= BIG_CHANGE:
+            if repaired >= BIG_CHANGE:
                 self.announce(link)
 
     def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
@@ -256,6 +259,7 @@ class Exchange:
         """
         core = self._core
         now = core.now()
+        self.broadcast.look()
         for host in core.hosts:
             if not host.inbox.frames:
                 continue
@@ -273,11 +277,14 @@ class Exchange:
     def _frames(self, link: PeerLink, message: Frames) -> None:
         uncertified: set[int] = set()
         for raw in message.frames:
-            reception, header = self._ingest.frame(raw, link.name)
+            received = reception, header = self._ingest.frame(raw, link.name)
+            if header is not None and not self._requests.covers(header, link.name):
+                self.broadcast.pushed(link, received)
             if reception is Reception.REFUSED:
                 link.refused()
             elif reception is Reception.UNCERTIFIED and header is not None:
                 uncertified.add(header.session)
+        self.broadcast.say()
         if uncertified:
             link.dropped_uncertified = True
             link.send(WantCertificates(tuple(sorted(uncertified))[:MAX_CERTIFICATES]))
@@ -286,6 +293,7 @@ class Exchange:
         for shard, frontier in message.shards.items():
             if shard < len(self._core.hosts):
                 self._knows(link, shard, frontier)
+        self.broadcast.announced(link, message.shards)
         self._core.waiters.progress()
 
     def _summary(self, link: PeerLink, message: Summary) -> None:

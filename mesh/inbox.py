@@ -134,6 +134,10 @@ class Inbox:
         """Whether the frame that begins there waits here for what comes before it."""
         return first in self._waiting.get(session, ())
 
+    def awaits(self, session: int) -> bool:
+        """Whether any frame of the session waits here."""
+        return session in self._waiting
+
     def holds(self, session: int, first: int) -> bool:
         """Whether the frame that begins there waits here, or is ready."""
         return self.waits(session, first) or any(

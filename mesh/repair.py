@@ -25,6 +25,7 @@ from mesh.wire import (
     Want,
 )
 from mesh.wire.codec import MAX_SESSIONS
+from persistence.frame import Header
 
 FEW_OPERATIONS = 2_000
 """Below this many missing operations frames are cheaper than a snapshot of even the smallest shard.
@@ -154,6 +155,11 @@ class Requests:
                 asked[wanted.session] = (wanted.upto, peer, until)
                 fresh.append(Range(wanted.session, after, wanted.upto))
         return tuple(fresh)
+
+    def covers(self, header: Header, peer: str) -> bool:
+        """Whether this peer was asked for the frame, and has not answered in full yet."""
+        upto, name, _ = self._ranges.get(header.shard, {}).get(header.session, (0, "", 0.0))
+        return name == peer and header.first <= upto
 
     def snapshot(self, shard: int, peer: str, now: float) -> bool:
         """Whether to ask this peer for the shard now; if so it counts as asked."""

@@ -15,7 +15,7 @@ from crdt.structure import pack, unpack
 from mesh.core import Core, source_of
 from mesh.environment import Bus, BusBatch
 from mesh.health import BUS
-from mesh.ingest import Ingest
+from mesh.ingest import Ingest, Received
 from mesh.services.condition import Condition
 from mesh.services.delivery import Delivery
 from mesh.services.intake import awaited, judge
@@ -34,15 +34,22 @@ SOURCE = source_of(BUS)
 
 
 class BusFeed:
-    """See the module. `room` waits while too much that was received is not on disk yet."""
+    """See the module. `room` waits while too much that was received is not on disk yet; `came`
+    is told of every frame."""
 
     def __init__(
-        self, core: Core, ingest: Ingest, bus: Bus, room: Callable[[], Awaitable[None]]
+        self,
+        core: Core,
+        ingest: Ingest,
+        bus: Bus,
+        room: Callable[[], Awaitable[None]],
+        came: Callable[[Received], None],
     ) -> None:
         self._core = core
         self._ingest = ingest
         self._bus = bus
         self._room = room
+        self._came = came
         self._judge = functools.partial(judge, core)
         self._generation = ""
         self.counts = {host.index: 0 for host in core.held}
@@ -126,6 +133,7 @@ class BusFeed:
         moves = self.tail.moves
         for at, entry in enumerate(batch.entries, 1):
             received = self._ingest.frame(entry.data, SOURCE)
+            self._came(received)
             frame = awaited(self._core, received, entry.shard)
             if frame is None:
                 self.tail.passed(entry.shard, entry.position)

@@ -45,7 +45,9 @@ class Services:
         environment, health = core.environment, core.health
         self._ingest = ingest
         if environment.bus is not None:
-            self.bus = BusFeed(core, ingest, environment.bus, exchange.room)
+            self.bus = BusFeed(
+                core, ingest, environment.bus, exchange.room, exchange.broadcast.by_bus
+            )
         if environment.log is not None:
             self.log = LogFeed(core, ingest, environment.log, exchange.room)
         if environment.checkpoints is not None:

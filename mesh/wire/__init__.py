@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from mesh.wire import gossip, hello, presence, repair, roster, subscription
 from mesh.wire.codec import MAX_MESSAGE_BYTES, WIRE_NEWEST, WIRE_OLDEST, Unknown, Vocabulary
+from mesh.wire.gossip import Graft, Prune
 from mesh.wire.hello import Bye, Hello, Ping
 from mesh.wire.repair import (
     MAX_CERTIFICATES,
@@ -42,12 +43,14 @@ __all__ = (
     "Certificates",
     "Frames",
     "Frontier",
+    "Graft",
     "Hello",
     "Holds",
     "Journaled",
     "MeshKeys",
     "Message",
     "Ping",
+    "Prune",
     "Range",
     "RosterNews",
     "RosterVersion",

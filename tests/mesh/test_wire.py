@@ -19,10 +19,12 @@ from mesh.wire import (
     Certificates,
     Frames,
     Frontier,
+    Graft,
     Hello,
     Journaled,
     Message,
     Ping,
+    Prune,
     Range,
     Served,
     SnapshotPart,
@@ -54,6 +56,8 @@ EXAMPLES: tuple[Message, ...] = (
     SnapshotPart(4, 1, 0, 2, b"x" * 1000),
     Ping(),
     Bye("closing"),
+    Prune((1, 2**53 - 1)),
+    Graft((5,)),
 )
 
 

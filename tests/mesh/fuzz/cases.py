@@ -15,11 +15,13 @@ from mesh.wire import (
     Certificates,
     Frames,
     Frontier,
+    Graft,
     Hello,
     Holds,
     Journaled,
     MeshKeys,
     Ping,
+    Prune,
     Range,
     RosterNews,
     RosterVersion,
@@ -180,6 +182,8 @@ MAKERS: Final[dict[type[Any], Any]] = {
     RosterNews: lambda r, m: RosterNews(r.randbytes(r.randrange(300))),
     MeshKeys: lambda r, m: MeshKeys(((r.randrange(1, 9), r.randbytes(32)),)),
     WantKeys: lambda r, m: WantKeys((1, r.randrange(1, 9))),
+    Prune: lambda r, m: Prune(tuple(_seqs(r, m))),
+    Graft: lambda r, m: Graft(tuple(_seqs(r, m))),
     Holds: lambda r, m: Holds((_shard(r, m),)),
 }  # fmt: skip
 WORDS: Final = tuple(MAKERS[each.cls] for each in VOCABULARY._by_kind.values())
