@@ -40,6 +40,7 @@ class Broadcast:
         self._want = want
         self._trees = Trees(core.session, MAX_TREES)
         self._prunes: dict[str, dict[int, None]] = {}
+        self._grafts: dict[str, dict[int, None]] = {}
         self._bus_is_down = False
 
     def __repr__(self) -> str:
@@ -106,6 +107,14 @@ class Broadcast:
             rank = AUTHOR if header.session == link.session else RELAY
             self._came(header, received.reception, link.name, rank)
 
+    def repaired(self, link: PeerLink, received: Received) -> None:
+        """A frame came over a link that had been asked for it."""
+        header = received.header
+        if header is not None and received.reception in _NEW:
+            rank = AUTHOR if header.session == link.session else RELAY
+            if self._trees.repaired(header.session, link.name, rank):
+                self._grafts.setdefault(link.name, {})[header.session] = None
+
     def by_bus(self, received: Received) -> None:
         """A frame came by the bus."""
         header = received.header
@@ -123,13 +132,13 @@ class Broadcast:
 
     def say(self) -> None:
         """Send what was decided while frames came in."""
-        if not self._prunes:
-            return
         prunes, self._prunes = self._prunes, {}
-        for name, sessions in prunes.items():
-            link = self._links.get(name)
-            if link is not None and link.wire >= TREES_SINCE:
-                link.send(Prune(tuple(sessions)[:MAX_TREES]))
+        grafts, self._grafts = self._grafts, {}
+        for word, found in ((Prune, prunes), (Graft, grafts)):
+            for name, sessions in found.items():
+                link = self._links.get(name)
+                if link is not None and link.wire >= TREES_SINCE:
+                    link.send(word(tuple(sessions)[:MAX_TREES]))
 
     # ------------------------------------------------------------------ announcements
 
@@ -153,17 +162,15 @@ class Broadcast:
         if down and not self._bus_is_down:
             self._graft_all(self._trees.bus_down(BUS_WAY))
         self._bus_is_down = down
-        grafts: dict[str, dict[int, None]] = {}
         for lack in self._trees.overdue(self._is_here, core.now()):
             link = self._links.get(lack.link)
             if link is None:
                 continue
             after = core.hosts[lack.shard].lattice.frontier.get(lack.session, 0)
             self._trees.regraft(link.name, lack.session)
-            grafts.setdefault(link.name, {})[lack.session] = None
+            self._grafts.setdefault(link.name, {})[lack.session] = None
             self._want(link, lack.shard, (Range(lack.session, after, lack.seq),))
-        for name, sessions in grafts.items():
-            self._links[name].send(Graft(tuple(sessions)[:MAX_TREES]))
+        self.say()
 
     def _is_here(self, shard: int, session: int, seq: int) -> bool:
         """Whether it came, or is nothing to wait for. What waits in the inbox asks by itself."""

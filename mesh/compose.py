@@ -25,7 +25,7 @@ from mesh.instrumentation import LoggingProbe
 from mesh.replica import Replica
 from mesh.settings import Settings, load_settings, split_address
 from mesh.subscription import Subscribe
-from mesh.transports.discovery import Combined, Learned, StaticSeeds
+from mesh.transports.discovery import Combined, Learned, Some, StaticSeeds
 from mesh.transports.tcp import TcpTransport
 from persistence import folder as layout
 from persistence.base import (
@@ -109,9 +109,8 @@ async def _started(
         if port is not None:
             stack.push_async_callback(port.close)
     network = await _zeroconf(stack, chosen, identity, clock, probe)
-    discovery = Combined(
-        StaticSeeds(chosen.peers.seeds), Learned(clock.monotonic), *([network] if network else [])
-    )
+    found = [Some(network, identity.replica, chosen.peers.dial_max)] if network else []
+    discovery = Combined(StaticSeeds(chosen.peers.seeds), Learned(clock.monotonic), *found)
     environment = Environment(
         clock, entropy, probe, journal, transport, discovery,
         coordinator, bus, log, checkpoints,

@@ -1,7 +1,8 @@
 """Dialling: every address that discovery names is tried for ever, with jittered backoff.
 
 An address is left alone while its peer is linked, whoever dialled; once the link is gone it is
-dialled again.
+dialled again, for a while also if nobody names it any more: two halves of a mesh that were cut off
+for long forget each other, and have to find together again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SELF_S = 60.0
 """How soon an address that turned out to be this replica is tried again: it may be somebody else's
 by then.
 """
+LOST_S = 1_800.0
+"""For how long the address of a peer that was linked is dialled when nobody names it."""
 MAX_ADDRESSES = 1_000
 MAX_KNOWN = 4_096
 
@@ -55,7 +58,9 @@ class Dialler:
         discovery = self._core.environment.discovery
         while True:
             for address in discovery.addresses()[:MAX_ADDRESSES]:
-                if address not in self._dialling and address != self.address:
+                if address in self._dialling or address == self.address:
+                    continue
+                if len(self._dialling) < MAX_ADDRESSES:
                     self._dialling.add(address)
                     self._spawn(self._keep(address), f"dial {address}")
             await asyncio.sleep(LOOK_S)
@@ -70,15 +75,18 @@ class Dialler:
             await asyncio.wait(tasks)
 
     async def _keep(self, address: str) -> None:
-        """Dial an address whenever its peer is not linked, for as long as discovery names it."""
+        """Dial an address whenever its peer is not linked, for as long as discovery names it or it
+        was lost only lately.
+        """
         peers = self._core.settings.peers
         rng = self._core.environment.entropy.stream(f"dial {address}")
         backoff = Backoff(peers.redial_min_s, peers.redial_max_s, rng)
-        peer = ""
+        peer, until = "", 0.0
         try:
-            while address in self._core.environment.discovery.addresses():
+            while self._is_worth_it(address, until):
                 if peer and peer in self._exchange.links:
                     await self._exchange.until_unlinked(peer)
+                    until = self._core.now() + LOST_S
                     await asyncio.sleep(backoff.wait())
                     continue
                 wait = backoff.wait()
@@ -90,12 +98,18 @@ class Dialler:
                     peer = link.peer
                     if await self._talk(link):
                         backoff.reset()
+                        until = self._core.now() + LOST_S
                         wait = backoff.wait()
                     elif peer == self._core.name:
                         wait = SELF_S
                 await asyncio.sleep(wait)
         finally:
             self._dialling.discard(address)
+
+    def _is_worth_it(self, address: str, until: float) -> bool:
+        if address in self._core.environment.discovery.addresses():
+            return True
+        return self._core.now() < until and len(self._dialling) < MAX_ADDRESSES
 
     async def _accept(self, link: Link) -> None:
         """A peer dialled us. The link's tasks are ours; the transport may wait for them."""

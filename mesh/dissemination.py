@@ -3,16 +3,17 @@
 Rules of this file: pure; times are numbers the caller passes, choices come from the generator it
 passes.
 
-Theory of operation: own frames are pushed to every linked peer at once; what came from others is
-not pushed on but found by anti-entropy (Demers et al. 1987): an announcement of all shards to one
-random peer per interval, when a link comes up, and after a large change. So a full mesh costs one
-copy per peer, and any connected topology converges.
+Theory of operation: every replica dials a few others, chosen so that all together are well linked.
+Over those links frames are pushed along trees (`plumtree`); what got lost on the way is found by
+anti-entropy (Demers et al. 1987): an announcement of all shards to one random peer per interval,
+when a link comes up, and after a large change. So any connected topology converges.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mesh.wire import MAX_FRAMES, MAX_MESSAGE_BYTES
@@ -146,6 +147,20 @@ def keeps_new(own: str, peer: str, old_dialled: bool, new_dialled: bool) -> bool
 def jittered(interval: float, rng: random.Random) -> float:
     """An interval of ±25 %, so that replicas don't fall into step."""
     return interval * (0.75 + rng.random() / 2)
+
+
+def chosen(own: str, addresses: Iterable[str], count: int) -> list[str]:
+    """So many of the addresses to dial: others for each replica, and the same as long as they are
+    there (highest random weight, Thaler and Ravishankar 1998).
+
+    What all replicas choose is together a random graph; of `count` 3 or more it is connected, but
+    for a chance that vanishes with their number.
+    """
+
+    def weight(address: str) -> bytes:
+        return hashlib.blake2b(address.encode(), key=own.encode()[:64], digest_size=8).digest()
+
+    return sorted(addresses, key=weight)[:count]
 
 
 def pick(names: Sequence[str], rng: random.Random) -> str | None:

@@ -278,8 +278,8 @@ class Exchange:
         uncertified: set[int] = set()
         for raw in message.frames:
             received = reception, header = self._ingest.frame(raw, link.name)
-            if header is not None and not self._requests.covers(header, link.name):
-                self.broadcast.pushed(link, received)
+            asked = header is not None and self._requests.covers(header, link.name)
+            (self.broadcast.repaired if asked else self.broadcast.pushed)(link, received)
             if reception is Reception.REFUSED:
                 link.refused()
             elif reception is Reception.UNCERTIFIED and header is not None:

@@ -20,7 +20,8 @@ from typing import Any
 
 from crdt.errors import CodecError
 from mesh.core import Core
-from mesh.dissemination import jittered
+from mesh.dissemination import chosen, jittered
+from mesh.environment import LearningDiscovery
 from mesh.exchange import Exchange
 from mesh.links import PeerLink
 from mesh.presence import (
@@ -155,6 +156,7 @@ class Heartbeats:
             self._expire(now)
             if now >= self._renewed + wait:
                 self._renew()
+                self._introduce()
                 wait = jittered(self._interval, self._rng)
             self._send(now)
             try:
@@ -297,6 +299,15 @@ class Heartbeats:
             owed[core.name] = None
         if before is None or before.body != body:
             self._tell(core.name)
+
+    def _introduce(self) -> None:
+        """Let a few of those who are there be dialled, whoever told us of them."""
+        core = self._core
+        peers, discovery = core.settings.peers, core.environment.discovery
+        if peers.introductions and isinstance(discovery, LearningDiscovery):
+            others = (one.address for one in self.all() if one.name != core.name)
+            found = chosen(core.name, filter(None, others), peers.dial_max)
+            discovery.learn(found, self._ttl)
 
     def _owes_answers(self) -> bool:
         # Asked at every commit, and nearly always nobody waits.

@@ -174,6 +174,17 @@ class Trees:
             return self._tell(parent, session)
         return self._tell(way, session) if rank < BUS else None
 
+    def repaired(self, session: int, link: str, rank: int) -> bool:
+        """A frame that nobody pushed was asked of this link: whether to graft it, so that the next
+        one comes by itself.
+        """
+        told = self._told.get(link)
+        if told is None or (self._parents.get(session) is not None and session not in told):
+            return False
+        told.pop(session)
+        self._parents.put(session, (link, rank))
+        return True
+
     def _tell(self, link: str, session: int) -> str | None:
         told = self._told.get(link)
         if told is None or session in told:

@@ -109,9 +109,15 @@ class PeersSettings(Section):
     zeroconf: Literal["auto", "on", "off"] = "auto"
     """Whether to find peers by multicast DNS on the local network, and be found. `auto`: only where
     `listen` is an address that other machines can reach."""
-    registry: bool = Field(default=True)
-    """Whether to dial replicas that the registry on the bus names. Off: only seeds and multicast
-    DNS say whom to dial, as where links must take other ways than the addresses announced."""
+    introductions: bool = Field(default=True)
+    """Whether to dial replicas that only others, or the registry on the bus, say are there. Off:
+    only seeds and multicast DNS say whom to dial, as where links must take other ways than the
+    addresses announced."""
+    dial_max: int = Field(default=6, ge=1, le=1_000)
+    """How many replicas to dial of those others name, and of those multicast DNS finds; about as
+    many dial this one. A mesh not larger is linked in full; in a larger one frames make hops. More:
+    fewer hops, and more replicas that `Durability.PEERS` can count; fewer: less work per replica.
+    """
     connections_max: int = Field(default=64, ge=1, le=10_000)
     """Links held at once. More: fewer hops; fewer: less memory and fewer file descriptors."""
     handshakes_max: int = Field(default=32, ge=1, le=10_000)

@@ -4,7 +4,7 @@ Rows are sealed with the mesh's key, so that whoever else reads or writes the se
 from them and can add none. They expire by themselves. What they are good for:
 
 - presence reaches replicas that only the bus joins;
-- addresses are hints for whom to dial (`LearningDiscovery`);
+- addresses in the rows are hints for whom to dial;
 - streams are trimmed below what every live reader has on its disk and, if there is a log, what the
   log has. A reader counts as live for `READER_S` after its last word. What it names is always some
   entries behind what it read, so that the bus keeps at least those (`KEPT`): that is how a reader
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +26,6 @@ from crdt.frontier import covers
 from crdt.structure import pack, unpack
 from mesh.core import Core
 from mesh.dissemination import jittered
-from mesh.environment import LearningDiscovery
 from mesh.heartbeats import Heartbeats
 from mesh.services.bus import BusFeed
 from mesh.wire.codec import blob, items, number, shard_index, text
@@ -46,8 +44,6 @@ KEPT = 128
 """Entries of a stream that are left whoever has read them; more than `redis.KEPT_AT_LEAST`."""
 AT_ONCE = 50
 """Replicas up to which the registry is read once a heartbeat; of more, more seldom."""
-DIALLED = 6
-"""Addresses that each replica takes from the registry."""
 LEAVE_S = 1.0
 READER = "reader/"
 """What no replica's name can start with."""
@@ -172,22 +168,6 @@ class Registry:
                 self._refuse(name, str(error))
             else:
                 self._refused.discard(name)
-        discovery = self._core.environment.discovery
-        if isinstance(discovery, LearningDiscovery) and self._core.settings.peers.registry:
-            discovery.learn(self._hints(found), 4 * pause)
-
-    def _hints(self, found: Mapping[str, bytes]) -> list[str]:
-        """A few addresses, others for each replica, so that all together are well linked (highest
-        random weight, Thaler and Ravishankar 1998).
-        """
-        known = [(name, self._beats.get(name)) for name in found if name != self._core.name]
-        reachable = [(name, one.address) for name, one in known if one is not None and one.address]
-        own = self._core.name.encode()
-
-        def weight(pair: tuple[str, str]) -> bytes:
-            return hashlib.blake2b(pair[0].encode(), key=own[:64], digest_size=8).digest()
-
-        return [address for _, address in sorted(reachable, key=weight)[:DIALLED]]
 
     def _refuse(self, name: str, reason: str) -> None:
         """Once for each name, until a good row comes; the server may be full of bad ones."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from mesh.dissemination import chosen
 from mesh.environment import Discovery
 
-__all__ = ("ADDRESSES_MAX", "Combined", "Learned", "StaticSeeds")
+__all__ = ("ADDRESSES_MAX", "Combined", "Learned", "Some", "StaticSeeds")
 
 ADDRESSES_MAX = 1_000
 """Hints that any source holds, and all of them together give."""
@@ -53,6 +54,24 @@ class Learned:
 
     def __repr__(self) -> str:
         return f"Learned({self.addresses()})"
+
+
+class Some:
+    """`mesh.environment.Discovery` over one that may name everybody: `count` of its addresses,
+    other ones for each replica.
+    """
+
+    def __init__(self, source: Discovery, own: str, count: int) -> None:
+        self._source = source
+        self._own = own
+        self._count = count
+
+    def addresses(self) -> list[str]:
+        """Those to dial, of the ones there are now."""
+        return chosen(self._own, self._source.addresses(), self._count)
+
+    def __repr__(self) -> str:
+        return f"Some({self._count} of {self._source!r})"
 
 
 class Combined:

@@ -281,7 +281,7 @@ def settings_of(task: wire.AgentTask) -> Settings:
             # All links take the wires that the rehearsal can cut, none the way it can't.
             listen="127.0.0.1:0",
             seeds=task.seeds,
-            registry=False,
+            introductions=False,
             redial_min_s=0.1,
             redial_max_s=_REDIAL_SECONDS,
         ),

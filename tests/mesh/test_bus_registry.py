@@ -118,8 +118,8 @@ async def test_with_the_registry_off_nobody_is_dialled_for_it(memory_world: Worl
     """Where links must take other ways than the addresses that replicas announce."""
     world = memory_world
     server = MemoryBusServer()
-    a = learning(world.replica("a", bus=server.bus(), peers__registry=False, **FAST))
-    b = learning(world.replica("b", bus=server.bus(), peers__registry=False, **FAST))
+    a = learning(world.replica("a", bus=server.bus(), peers__introductions=False, **FAST))
+    b = learning(world.replica("b", bus=server.bus(), peers__introductions=False, **FAST))
     async with running(a, b):
         await eventually(lambda: names(a) == names(b) == ["a", "b"], "each knows of the other")
         version = b._started().heartbeats.table.version("a")[1]
