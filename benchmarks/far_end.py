@@ -1,6 +1,7 @@
 """The other process of a benchmark: it receives updates and tells how old each was on arrival.
 
-`started` starts one; its first line on standard input says what it is to be.
+`started` starts one; its first line on standard input says what it is to be. Some roles do more
+than receive when they are asked to.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from redis.asyncio import Redis
 
 from benchmarks.harness import BenchmarkError
-from benchmarks.material import Reading, alone
-from benchmarks.pace import age
+from benchmarks.material import Reading, alone, write_documents, written_by
+from benchmarks.pace import UPDATE_BYTES, age, is_stamped
 from mesh import Replica
 from simulations.rehearsal import wire
 from simulations.rehearsal.child import Child, ChildError
@@ -28,35 +29,41 @@ COLLECT_S: Final = 60.0
 GRACE_S: Final = 10.0
 READ_MS: Final = 1_000
 READ_ENTRIES: Final = 256
+LOOPBACK: Final = "127.0.0.1"
+ANY_PORT: Final = "127.0.0.1:0"
 
 
 # ---------------------------------------------------------------------------- the near side
 
 
 class FarEnd:
-    """A receiver in a process of its own."""
+    """A receiver in a process of its own. `said`: what it told of itself when it was ready."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, said: Mapping[str, Any]) -> None:
         self._child = child
+        self.said = said
 
     async def collect(self, count: int) -> list[float]:
         """The ages in seconds of the next `count` updates; waits until they are in."""
+        ages: list[float] = (await self.ask("collect", count=count))["ages"]
+        return ages
+
+    async def ask(self, do: str, **fields: Any) -> Mapping[str, Any]:
+        """Have something done that its role knows; what it answers. Raises BenchmarkError."""
         try:
-            answer = await self._child.ask("collect", COLLECT_S, count=count)
+            return await self._child.ask(do, COLLECT_S, **fields)
         except ChildError as error:
             raise BenchmarkError(str(error)) from None
-        ages: list[float] = answer["ages"]
-        return ages
 
 
 @asynccontextmanager
 async def started(role: str, logs: Path, **task: Any) -> AsyncIterator[FarEnd]:
     """A far end that receives already; it ends with the block. Raises BenchmarkError."""
-    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     def listen(message: Mapping[str, Any]) -> None:
         if message["kind"] == "ready" and not ready.done():
-            ready.set_result(None)
+            ready.set_result(message)
         elif message["kind"] == "ended" and not ready.done():
             ready.set_exception(BenchmarkError(f"the far end ended: {child.last_words()}"))
 
@@ -67,15 +74,19 @@ async def started(role: str, logs: Path, **task: Any) -> AsyncIterator[FarEnd]:
     try:
         try:
             async with asyncio.timeout(START_S):
-                await ready
+                said = await ready
         except TimeoutError:
             raise BenchmarkError(f"the far end did not start within {START_S:g} s") from None
-        yield FarEnd(child)
+        yield FarEnd(child, said)
     finally:
         await child.stop(GRACE_S)
 
 
 # ---------------------------------------------------------------------------- the far side
+
+
+Deed: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Does what a message asks for; what it answers."""
 
 
 class Receipts:
@@ -98,22 +109,52 @@ class Receipts:
         taken, self._ages = self._ages[:count], self._ages[count:]
         return taken
 
+    async def collect(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The deed that every far end knows."""
+        return {"ages": await self.take(message["count"])}
 
-async def by_replica(receipts: Receipts, task: Mapping[str, Any]) -> None:
-    """A replica that takes updates from the bus alone; they count once `watch` tells of them."""
+
+class Desk:
+    """What a far end can be asked for: `deeds`, to which its role may add."""
+
+    def __init__(self) -> None:
+        self.receipts = Receipts()
+        self.deeds: dict[str, Deed] = {"collect": self.receipts.collect}
+
+
+async def by_replica(desk: Desk, task: Mapping[str, Any]) -> None:
+    """A replica that takes updates from the bus alone."""
     settings = alone(redis__url=task["url"], replica__flush_interval_ms=task["flush_interval_ms"])
-    async with (
-        Replica.open(task["folder"], settings=settings) as replica,
-        aclosing(replica.watch(Reading)) as changes,
-    ):
-        wire.emit("ready")
+    async with Replica.open(task["folder"], settings=settings) as replica:
+        await _watch(replica, desk.receipts)
+
+
+async def by_peer(desk: Desk, task: Mapping[str, Any]) -> None:
+    """A replica that can be dialled and has no bus; it writes when it is asked to."""
+    settings = alone(peers__listen=ANY_PORT, replica__flush_interval_ms=task["flush_interval_ms"])
+    async with Replica.open(task["folder"], settings=settings) as replica:
+
+        async def write(message: Mapping[str, Any]) -> Mapping[str, Any]:
+            """Write so many documents; how far this session got, once that is on disk."""
+            await write_documents(replica, "there", message["count"])
+            await replica.flush()
+            return {"written": written_by(replica.journaled(), replica.session)}
+
+        desk.deeds["write"] = write
+        await _watch(replica, desk.receipts, address=replica.address, session=replica.session)
+
+
+async def _watch(replica: Replica, receipts: Receipts, **said: Any) -> None:
+    """Updates count once `watch` tells of them. What carries no instant is passed over."""
+    async with aclosing(replica.watch(Reading)) as changes:
+        wire.emit("ready", **said)
         async for change in changes:
             reading = replica.get(Reading, change.document.partition("/")[2])
-            if reading is not None and reading.text is not None:
+            if reading is not None and reading.text is not None and is_stamped(reading.text):
                 receipts.add(age(reading.text))
 
 
-async def by_driver(receipts: Receipts, task: Mapping[str, Any]) -> None:
+async def by_driver(desk: Desk, task: Mapping[str, Any]) -> None:
     """Nothing but XREAD."""
     stream = task["stream"]
     redis: Any  # its annotations know neither RESP2 nor RESP3 for sure
@@ -126,12 +167,30 @@ async def by_driver(receipts: Receipts, task: Mapping[str, Any]) -> None:
             for _, entries in found or ():
                 last = entries[-1][0]
                 for _, fields in entries:
-                    receipts.add(age(fields[b"f"]))
+                    desk.receipts.add(age(fields[b"f"]))
 
 
-ROLES: Final[Mapping[str, Callable[[Receipts, Mapping[str, Any]], Awaitable[None]]]] = {
-    "replica": by_replica,
+async def by_socket(desk: Desk, task: Mapping[str, Any]) -> None:
+    """Nothing but a TCP socket: no TLS, no replica."""
+    del task
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                desk.receipts.add(age(await reader.readexactly(UPDATE_BYTES)))
+        except (OSError, asyncio.IncompleteReadError):
+            writer.transport.abort()
+
+    async with await asyncio.start_server(receive, LOOPBACK, 0) as server:
+        wire.emit("ready", port=server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+
+ROLES: Final[Mapping[str, Callable[[Desk, Mapping[str, Any]], Awaitable[None]]]] = {
+    "peer": by_peer,
     "redis": by_driver,
+    "replica": by_replica,
+    "socket": by_socket,
 }
 
 
@@ -141,17 +200,18 @@ async def serve(task: Mapping[str, Any]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     reader = asyncio.StreamReader(limit=wire.MAX_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    receipts = Receipts()
+    desk = Desk()
 
     async def answer() -> None:
         while line := await reader.readline():
             message = wire.unpack(line)
-            ages = await receipts.take(message["count"])
-            wire.emit("answer", request=message["request"], ages=ages)
+            wire.emit(
+                "answer", request=message["request"], **await desk.deeds[message["do"]](message)
+            )
         stop.set()
 
     loops = [
-        asyncio.ensure_future(ROLES[task["role"]](receipts, task)),
+        asyncio.ensure_future(ROLES[task["role"]](desk, task)),
         asyncio.create_task(answer()),
         asyncio.create_task(stop.wait()),
     ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pace import UPDATE_BYTES
 from crdt import Document, Map, Register
 from crdt.access import Overlay, commit
 from crdt.clock import HybridClock
 from crdt.document import document_id
 from crdt.lattice import Shard
+from mesh import Replica
 from mesh.settings import PeersSettings, Settings
 from mesh.shards import ShardHost
 from persistence.identity import Identity, create_genesis, found_mesh, provision
@@ -22,6 +25,8 @@ from persistence.system import SystemClock, SystemEntropy
 
 FRAME_BYTES = 262_144
 ACTOR = "benchmark"
+TURN = 100
+"""Edits between two turns of the loop, as of a writer that is not alone in its process."""
 WRITTEN_BYTES = 80
 """Of one write in a frame that is made up; they compress to about a half."""
 
@@ -58,6 +63,21 @@ def alone(**overrides: Any) -> Settings:
     Neither environment nor files are looked at: a figure must not depend on them.
     """
     return Settings(peers=PeersSettings(listen="")).override(**overrides)
+
+
+async def write_documents(replica: Replica, prefix: str, count: int) -> None:
+    """One small field in each of so many documents, a transaction each; new ones or overwritten."""
+    for number in range(count):
+        if number % TURN == 0:
+            await replica.ready()
+            await asyncio.sleep(0)
+        with replica.edit(Reading, f"{prefix}-{number}") as reading:
+            reading.text = f"{number} of {count}".ljust(UPDATE_BYTES, ".")
+
+
+def written_by(frontier: Mapping[int, Mapping[int, int]], session: int) -> int:
+    """How many operations of this session are in it, over all shards."""
+    return sum(sessions.get(session, 0) for sessions in frontier.values())
 
 
 class LoneShard:

@@ -23,6 +23,11 @@ def stamped() -> str:
     return f"{time.monotonic_ns():020d}".ljust(UPDATE_BYTES, ".")
 
 
+def is_stamped(update: str) -> bool:
+    """Whether it is such an update."""
+    return len(update) == UPDATE_BYTES and update[:20].isdigit()
+
+
 def age(update: str | bytes) -> float:
     """Seconds since it was made, in this process or another: Linux has one monotonic clock."""
     return (time.monotonic_ns() - int(update[:20])) / 1e9

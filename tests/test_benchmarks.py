@@ -366,6 +366,19 @@ def test_services_can_be_measured() -> None:
     assert {row["figure"] for row in rows if "rebuild" not in row["figure"]} == bare
 
 
+def test_peers_can_be_measured() -> None:
+    """Two processes and their link, as briefly as it goes; whether aims are met says nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "peers", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=QUICK_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(set(row) == ROW and row["ours"] > 0 for row in rows)
+    assert {row["figure"].split(" ")[0] for row in rows if row["aim"]} == {"update", "heal"}
+    assert all(row["bare"] > 0 for row in rows if "update" in row["figure"])
+
+
 def test_state_can_be_measured() -> None:
     """All of it, as briefly as it goes; whether aims are met says nothing here."""
     done = subprocess.run(

@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from benchmarks.harness import BenchmarkError, Figure, Run
-from benchmarks.material import Fleet, Reading, alone
+from benchmarks.material import TURN, Fleet, Reading, alone
 from mesh import Durability, Replica, Settings
 
 OVERWRITES: Final = 10
 TAIL_SHARE: Final = 20
 FLUSH_S: Final = 100.0
 POLL_S: Final = 0.005
-TURN: Final = 100
-"""Edits between two turns of the loop, as of a writer that is not alone in its process."""
 NEVER_S: Final = 86_400.0
 
 Frontier = Mapping[int, Mapping[int, int]]
