@@ -23,9 +23,10 @@ from simulations.rehearsal.interrupt import Interrupt
 BENCHMARKS: Final[Mapping[str, str]] = {
     "crdt": "State in memory alone, beside pycrdt doing the same: edits, reads, joins, snapshots",
     "dissemination": "200 replicas in one process: how often each frame is sent until all have it",
+    "gossip": "replicas that share Redis as a bus: updates to one and to fifty, idling among fifty",
     "peers": "two replicas with a TLS link between them: updates, and what a cut kept apart",
     "presence": "replicas that say something new of themselves once a second: CPU of each",
-    "services": "Redis, Kafka and PostgreSQL as a replica uses them, beside their bare drivers",
+    "services": "Kafka and PostgreSQL as a replica uses them, beside their bare drivers",
     "types": "what each type of crdt/ costs: bytes in a frame, a snapshot and memory, and time",
 }
 """Modules of this package, and what each measures."""

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +21,7 @@ from benchmarks.harness import BenchmarkError
 from benchmarks.material import Reading, alone, write_documents, written_by
 from benchmarks.pace import UPDATE_BYTES, age, is_stamped
 from mesh import Replica
+from mesh.watch import Watcher
 from simulations.rehearsal import wire
 from simulations.rehearsal.child import Child, ChildError
 
@@ -57,8 +58,9 @@ class FarEnd:
 
 
 @asynccontextmanager
-async def started(role: str, logs: Path, **task: Any) -> AsyncIterator[FarEnd]:
+async def started(role: str, logs: Path, *, name: str = "", **task: Any) -> AsyncIterator[FarEnd]:
     """A far end that receives already; it ends with the block. Raises BenchmarkError."""
+    name = name or role
     ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     def listen(message: Mapping[str, Any]) -> None:
@@ -68,7 +70,7 @@ async def started(role: str, logs: Path, **task: Any) -> AsyncIterator[FarEnd]:
             ready.set_exception(BenchmarkError(f"the far end ended: {child.last_words()}"))
 
     child = await Child.start(
-        f"far end ({role})", [sys.executable, "-m", "benchmarks.far_end"], logs / f"{role}.log",
+        f"far end ({name})", [sys.executable, "-m", "benchmarks.far_end"], logs / f"{name}.log",
         listen, wire.pack({"role": role, "parent": os.getpid(), **task}),
     )  # fmt: skip
     try:
@@ -109,24 +111,30 @@ class Receipts:
         taken, self._ages = self._ages[:count], self._ages[count:]
         return taken
 
-    async def collect(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The deed that every far end knows."""
-        return {"ages": await self.take(message["count"])}
-
 
 class Desk:
-    """What a far end can be asked for: `deeds`, to which its role may add."""
+    """What a far end can be asked for: `deeds`, to which its role may add.
 
-    def __init__(self) -> None:
-        self.receipts = Receipts()
-        self.deeds: dict[str, Deed] = {"collect": self.receipts.collect}
+    It receives as so many (`receipts`), each of which gets every update.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.receipts = [Receipts() for _ in range(size)]
+        self.deeds: dict[str, Deed] = {"collect": self._collect}
+
+    async def _collect(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        taken = [await receipts.take(message["count"]) for receipts in self.receipts]
+        return {"ages": [age for ages in taken for age in ages]}
 
 
-async def by_replica(desk: Desk, task: Mapping[str, Any]) -> None:
-    """A replica that takes updates from the bus alone."""
+async def by_replicas(desk: Desk, task: Mapping[str, Any]) -> None:
+    """Replicas that take updates from the bus alone, in as many folders as there are receipts."""
     settings = alone(redis__url=task["url"], replica__flush_interval_ms=task["flush_interval_ms"])
-    async with Replica.open(task["folder"], settings=settings) as replica:
-        await _watch(replica, desk.receipts)
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for folder, receipts in zip(task["folders"], desk.receipts, strict=True):
+            replica = await stack.enter_async_context(Replica.open(folder, settings=settings))
+            group.create_task(_watch(replica, replica.watch(Reading), receipts))
+        wire.emit("ready")
 
 
 async def by_peer(desk: Desk, task: Mapping[str, Any]) -> None:
@@ -141,13 +149,14 @@ async def by_peer(desk: Desk, task: Mapping[str, Any]) -> None:
             return {"written": written_by(replica.journaled(), replica.session)}
 
         desk.deeds["write"] = write
-        await _watch(replica, desk.receipts, address=replica.address, session=replica.session)
+        changes = replica.watch(Reading)
+        wire.emit("ready", address=replica.address, session=replica.session)
+        await _watch(replica, changes, desk.receipts[0])
 
 
-async def _watch(replica: Replica, receipts: Receipts, **said: Any) -> None:
+async def _watch(replica: Replica, watcher: Watcher, receipts: Receipts) -> None:
     """Updates count once `watch` tells of them. What carries no instant is passed over."""
-    async with aclosing(replica.watch(Reading)) as changes:
-        wire.emit("ready", **said)
+    async with aclosing(watcher) as changes:
         async for change in changes:
             reading = replica.get(Reading, change.document.partition("/")[2])
             if reading is not None and reading.text is not None and is_stamped(reading.text):
@@ -155,19 +164,25 @@ async def _watch(replica: Replica, receipts: Receipts, **said: Any) -> None:
 
 
 async def by_driver(desk: Desk, task: Mapping[str, Any]) -> None:
-    """Nothing but XREAD."""
+    """Nothing but XREAD, over as many connections as there are receipts."""
     stream = task["stream"]
-    redis: Any  # its annotations know neither RESP2 nor RESP3 for sure
-    async with Redis.from_url(task["url"], protocol=2, socket_timeout=None) as redis:
-        newest = await redis.xrevrange(stream, count=1)
-        last = newest[0][0] if newest else "0-0"
-        wire.emit("ready")
+
+    async def read(redis: Any, receipts: Receipts, last: bytes | str) -> None:
         while True:
             found = await redis.xread({stream: last}, count=READ_ENTRIES, block=READ_MS)
             for _, entries in found or ():
                 last = entries[-1][0]
                 for _, fields in entries:
-                    desk.receipts.add(age(fields[b"f"]))
+                    receipts.add(age(fields[b"f"]))
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for receipts in desk.receipts:
+            redis: Any  # its annotations know neither RESP2 nor RESP3 for sure
+            redis = Redis.from_url(task["url"], protocol=2, socket_timeout=None)
+            await stack.enter_async_context(redis)
+            newest = await redis.xrevrange(stream, count=1)
+            group.create_task(read(redis, receipts, newest[0][0] if newest else "0-0"))
+        wire.emit("ready")
 
 
 async def by_socket(desk: Desk, task: Mapping[str, Any]) -> None:
@@ -177,7 +192,7 @@ async def by_socket(desk: Desk, task: Mapping[str, Any]) -> None:
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                desk.receipts.add(age(await reader.readexactly(UPDATE_BYTES)))
+                desk.receipts[0].add(age(await reader.readexactly(UPDATE_BYTES)))
         except (OSError, asyncio.IncompleteReadError):
             writer.transport.abort()
 
@@ -189,7 +204,7 @@ async def by_socket(desk: Desk, task: Mapping[str, Any]) -> None:
 ROLES: Final[Mapping[str, Callable[[Desk, Mapping[str, Any]], Awaitable[None]]]] = {
     "peer": by_peer,
     "redis": by_driver,
-    "replica": by_replica,
+    "replicas": by_replicas,
     "socket": by_socket,
 }
 
@@ -200,7 +215,7 @@ async def serve(task: Mapping[str, Any]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     reader = asyncio.StreamReader(limit=wire.MAX_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    desk = Desk()
+    desk = Desk(task.get("size", 1))
 
     async def answer() -> None:
         while line := await reader.readline():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import Run
 from benchmarks.pace import UPDATE_BYTES
 from crdt import Document, Map, Register
 from crdt.access import Overlay, commit
@@ -18,6 +19,7 @@ from crdt.lattice import Shard
 from mesh import Replica
 from mesh.settings import PeersSettings, Settings
 from mesh.shards import ShardHost
+from mesh.stack import Stack
 from persistence.identity import Identity, create_genesis, found_mesh, provision
 from persistence.limits import MAX_FRAME_BYTES
 from persistence.sealing import Sealer
@@ -78,6 +80,13 @@ async def write_documents(replica: Replica, prefix: str, count: int) -> None:
 def written_by(frontier: Mapping[int, Mapping[int, int]], session: int) -> int:
     """How many operations of this session are in it, over all shards."""
     return sum(sessions.get(session, 0) for sessions in frontier.values())
+
+
+@asynccontextmanager
+async def running(run: Run, *names: str) -> AsyncIterator[Mapping[str, str]]:
+    """{name: address} of these servers, while the block lasts."""
+    async with Stack.running(run.folder / "stack", only=names, progress=run.say) as stack:
+        yield {name: server.address for name, server in stack.services.items()}
 
 
 class LoneShard:

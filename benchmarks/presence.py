@@ -17,10 +17,11 @@ from typing import Final
 
 from benchmarks.harness import Aim, BenchmarkError, Figure, Measured, Run
 from mesh import Replica, Settings
-from mesh.environment import Environment
+from mesh.environment import Bus, Environment
 from mesh.instrumentation import CountingProbe
 from mesh.transports.discovery import StaticSeeds
 from mesh.transports.memory import MemoryNetwork
+from mesh.transports.redis import RedisBus
 from persistence.identity import Authority, found_mesh
 from persistence.memory import MemoryJournal
 from persistence.system import SystemClock, SystemEntropy
@@ -45,8 +46,8 @@ async def measure(run: Run) -> None:
         seconds = run.size(5, 1)
         shares: dict[int, float] = {}
         for size in sizes:
-            saying = await _cpu_share(size, 1.0, seconds)
-            silent = await _cpu_share(size, OFF_S, seconds)
+            saying = await cpu_share(size, seconds)
+            silent = await cpu_share(size, seconds, OFF_S)
             shares[size] = 100 * (saying - silent)
         found = {_name(size): share for size, share in shares.items()}
         return found | {figures[-1].name: _straight(shares, LARGE)}
@@ -67,8 +68,14 @@ def _straight(points: dict[int, float], at: int) -> float:
     return middle_y + slope * (at - middle_x)
 
 
-async def _cpu_share(size: int, interval_s: float, seconds: float) -> float:
-    """CPU seconds a second that each of so many replicas takes."""
+async def cpu_share(
+    size: int, seconds: float, interval_s: float = 1.0, *, saying: bool = True, url: str = ""
+) -> float:
+    """CPU seconds a second that each of so many replicas takes, which write nothing.
+
+    `saying`: each says something new of itself once a second, unless presence is turned off.
+    `url`: of the Redis that they share as a bus; none: they have no bus.
+    """
     clock, entropy = SystemClock(), SystemEntropy()
     authority = found_mesh("benchmark", 16, clock, entropy)
     network = MemoryNetwork()
@@ -78,7 +85,10 @@ async def _cpu_share(size: int, interval_s: float, seconds: float) -> float:
         replicas = []
         for number, name in enumerate(names):
             others = rng.sample(names[:number], min(number, DIALLED))
-            replica = _replica(authority, network, name, others, interval_s)
+            bus = _bus(authority, url)
+            if bus is not None:
+                stack.push_async_callback(bus.close)
+            replica = _replica(authority, network, name, others, interval_s, bus)
             replicas.append(await stack.enter_async_context(replica))
         if interval_s < OFF_S:
             await _until_all_met(replicas)
@@ -87,21 +97,33 @@ async def _cpu_share(size: int, interval_s: float, seconds: float) -> float:
         began, used = time.monotonic(), time.process_time()
         beat = 0
         while (passed := time.monotonic() - began) < seconds:
-            if interval_s < OFF_S:
+            if saying and interval_s < OFF_S:
                 replicas[beat % size].presence.set(status="busy", beat=beat)
             beat += 1
             await asyncio.sleep(max(0.0, began + beat / size - time.monotonic()))
         return (time.process_time() - used) / passed / size
 
 
+def _bus(authority: Authority, url: str) -> Bus | None:
+    if not url:
+        return None
+    mesh = authority.mesh
+    return RedisBus(url, mesh=mesh.id, shards=mesh.shards, entropy=SystemEntropy())
+
+
 def _replica(
-    authority: Authority, network: MemoryNetwork, name: str, seeds: list[str], interval_s: float
+    authority: Authority,
+    network: MemoryNetwork,
+    name: str,
+    seeds: list[str],
+    interval_s: float,
+    bus: Bus | None,
 ) -> Replica:
     clock, entropy = SystemClock(), SystemEntropy()
     settings = Settings().override(replica__presence_interval_s=interval_s)
     environment = Environment(
         clock, entropy, CountingProbe(), MemoryJournal(), network.transport(name),
-        StaticSeeds(seeds),
+        StaticSeeds(seeds), bus=bus,
     )  # fmt: skip
     return Replica(settings, environment, authority.issue(name, clock, entropy))
 
