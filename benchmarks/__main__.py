@@ -26,6 +26,7 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "gossip": "replicas that share Redis as a bus: updates to one and to fifty, idling among fifty",
     "peers": "two replicas with a TLS link between them: updates, and what a cut kept apart",
     "presence": "replicas that say something new of themselves once a second: CPU of each",
+    "replica": "one replica at its limits: edits, operations received, opening, catching up",
     "services": "Kafka and PostgreSQL as a replica uses them, beside their bare drivers",
     "types": "what each type of crdt/ costs: bytes in a frame, a snapshot and memory, and time",
 }
@@ -46,6 +47,9 @@ def command(
     quick: Annotated[
         bool, typer.Option("--quick", help="One short round: shows that it works, not how fast.")
     ] = False,
+    entries: Annotated[
+        int, typer.Option(help="replica: entries to catch up with; 0: 1,000,000.", min=0)
+    ] = 0,
     read: Annotated[
         Path | None, typer.Option(help="Show this result of --json instead of measuring.")
     ] = None,
@@ -64,7 +68,7 @@ def command(
     if read is not None:
         result = _read(read, name)
     else:
-        result = _measure(name, rounds or (1 if quick else ROUNDS), quick=quick)
+        result = _measure(name, rounds or (1 if quick else ROUNDS), entries, quick=quick)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     elif as_markdown:
@@ -75,7 +79,7 @@ def command(
     raise typer.Exit(0 if succeeded(result) else 1)
 
 
-def _measure(name: str, rounds: int, *, quick: bool) -> dict[str, Any]:
+def _measure(name: str, rounds: int, entries: int, *, quick: bool) -> dict[str, Any]:
     """Run it; whatever ends it, its servers, children and files are gone."""
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -85,7 +89,7 @@ def _measure(name: str, rounds: int, *, quick: bool) -> dict[str, Any]:
     if (load := os.getloadavg()[0]) > BUSY:
         say(f"the machine is busy (load average {load:.1f}): these figures will mean little")
     with Interrupt() as interrupt, tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        run = Run(Path(folder), rounds, quick, say)
+        run = Run(Path(folder), rounds, quick, say, entries)
         try:
             asyncio.run(_carry_out(name, run, interrupt))
         except asyncio.CancelledError:

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from redis.asyncio import Redis
 
 from benchmarks.harness import BenchmarkError
-from benchmarks.material import Reading, alone, write_documents, written_by
+from benchmarks.material import Reading, alone, write_documents, write_entries, written_by
 from benchmarks.pace import UPDATE_BYTES, age, is_stamped
 from mesh import Replica
 from mesh.watch import Watcher
@@ -148,7 +148,14 @@ async def by_peer(desk: Desk, task: Mapping[str, Any]) -> None:
             await replica.flush()
             return {"written": written_by(replica.journaled(), replica.session)}
 
-        desk.deeds["write"] = write
+        async def fill(message: Mapping[str, Any]) -> Mapping[str, Any]:
+            """Write so many live entries; what all of that is, once it is on disk."""
+            await write_entries(replica, message["entries"])
+            await replica.flush()
+            operations = sum(sum(sessions.values()) for sessions in replica.journaled().values())
+            return {"operations": operations, "digests": list(replica.digest().values())}
+
+        desk.deeds |= {"write": write, "fill": fill}
         changes = replica.watch(Reading)
         wire.emit("ready", address=replica.address, session=replica.session)
         await _watch(replica, changes, desk.receipts[0])

@@ -107,6 +107,8 @@ class Run:
     rounds: int = ROUNDS
     quick: bool = False
     say: Say = silent
+    entries: int = 0
+    """How many entries the largest state has; 0: as many as the benchmark's aim is about."""
     rows: list[Row] = field(default_factory=list)
 
     def size(self, full: int, quick: int) -> int:

@@ -29,6 +29,7 @@ FRAME_BYTES = 262_144
 ACTOR = "benchmark"
 TURN = 100
 """Edits between two turns of the loop, as of a writer that is not alone in its process."""
+PER_DOCUMENT = 10
 WRITTEN_BYTES = 80
 """Of one write in a frame that is made up; they compress to about a half."""
 
@@ -67,14 +68,25 @@ def alone(**overrides: Any) -> Settings:
     return Settings(peers=PeersSettings(listen="")).override(**overrides)
 
 
-async def write_documents(replica: Replica, prefix: str, count: int) -> None:
-    """One small field in each of so many documents, a transaction each; new ones or overwritten."""
+async def write_documents(replica: Replica, prefix: str, count: int, *, among: int = 0) -> None:
+    """So many transactions of one small field each, in so many documents, or `among` fewer."""
     for number in range(count):
         if number % TURN == 0:
             await replica.ready()
             await asyncio.sleep(0)
-        with replica.edit(Reading, f"{prefix}-{number}") as reading:
+        with replica.edit(Reading, f"{prefix}-{number % (among or count)}") as reading:
             reading.text = f"{number} of {count}".ljust(UPDATE_BYTES, ".")
+
+
+async def write_entries(replica: Replica, count: int) -> None:
+    """So many live entries, `PER_DOCUMENT` in each transaction and document."""
+    for number in range(count // PER_DOCUMENT):
+        if number % TURN == 0:
+            await replica.ready()
+            await asyncio.sleep(0)
+        with replica.edit(Reading, f"full-{number}") as reading:
+            for key in range(PER_DOCUMENT):
+                reading.values[f"value-{key}"] = number * key
 
 
 def written_by(frontier: Mapping[int, Mapping[int, int]], session: int) -> int:
@@ -95,9 +107,8 @@ class LoneShard:
     def __init__(self) -> None:
         clock, entropy = SystemClock(), SystemEntropy()
         self._entropy = entropy
-        self.identity: Identity = found_mesh("benchmark", 1, clock, entropy).issue(
-            "writer", clock, entropy
-        )
+        self.authority = found_mesh("benchmark", 1, clock, entropy)
+        self.identity: Identity = self.authority.issue("writer", clock, entropy)
         key = self.identity.new_session(clock, entropy)
         self.sealer = Sealer(self.identity, key)
         self.clock = HybridClock(clock.wall_ms)

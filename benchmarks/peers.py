@@ -48,7 +48,7 @@ async def _updates(run: Run, interval: int) -> None:
     count = run.size(3_000, 300)
     async with (
         far_end.started("socket", fleet.folder) as socket,
-        _linked(fleet, interval) as (replica, reader),
+        linked(fleet, interval) as (replica, reader),
     ):
         _, writer = await asyncio.open_connection(LOOPBACK, socket.said["port"])
 
@@ -77,7 +77,7 @@ async def _updates(run: Run, interval: int) -> None:
 
 
 @asynccontextmanager
-async def _linked(
+async def linked(
     fleet: Fleet, interval: int, proxy: LinkProxy | None = None
 ) -> AsyncIterator[tuple[Replica, FarEnd]]:
     """A replica here and one there, linked; by way of the proxy, if there is one."""
@@ -90,7 +90,7 @@ async def _linked(
             seed = proxy.address(*PAIR)
         settings = alone(peers__seeds=(seed,), replica__flush_interval_ms=interval)
         async with Replica.open(fleet.replica("here"), settings=settings) as replica:
-            await _until("the link is up", LINK_S, lambda: _is_linked(replica))
+            await until("the link is up", LINK_S, lambda: _is_linked(replica))
             yield replica, other
 
 
@@ -98,15 +98,15 @@ async def _heal(run: Run) -> None:
     fleet = Fleet.found(run.folder / "heal")
     count = run.size(10_000, 200)
     healed = Figure(f"heal with {count:,} operations on each side", "s", HEALED)
-    linked = Figure("the network is back until the link is", "s")
+    relinked = Figure("the network is back until the link is", "s")
     proxy = LinkProxy()
     try:
         await proxy.open([PAIR])
-        async with _linked(fleet, INTERVALS_MS[0], proxy) as (replica, other):
+        async with linked(fleet, INTERVALS_MS[0], proxy) as (replica, other):
 
             async def ours() -> dict[str, float]:
                 proxy.cut(PAIR, Cut.BREAK)
-                await _until("the link is cut", LINK_S, lambda: not _is_linked(replica))
+                await until("the link is cut", LINK_S, lambda: not _is_linked(replica))
                 await write_documents(replica, "here", count)
                 await replica.flush()
                 theirs = (await other.ask("write", count=count))["written"]
@@ -115,16 +115,16 @@ async def _heal(run: Run) -> None:
                     raise BenchmarkError("something came through a link that was cut")
                 back = time.perf_counter()
                 proxy.heal()
-                await _until("the link is back", LINK_S, lambda: _is_linked(replica))
+                await until("the link is back", LINK_S, lambda: _is_linked(replica))
                 begun = time.perf_counter()
                 await replica.flush(Durability.PEERS(1), timeout=HEAL_S)
-                await _until(
+                await until(
                     "their operations are here", HEAL_S,
                     lambda: written_by(replica.frontier(), session) >= theirs,
                 )  # fmt: skip
-                return {healed.name: time.perf_counter() - begun, linked.name: begun - back}
+                return {healed.name: time.perf_counter() - begun, relinked.name: begun - back}
 
-            await run.compare([healed, linked], ours=ours)
+            await run.compare([healed, relinked], ours=ours)
     finally:
         await proxy.close()
 
@@ -133,7 +133,7 @@ def _is_linked(replica: Replica) -> bool:
     return any(peer.connected for peer in replica.peers())
 
 
-async def _until(what: str, seconds: float, met: Callable[[], bool]) -> None:
+async def until(what: str, seconds: float, met: Callable[[], bool]) -> None:
     """Wait for a condition that nothing tells of. Raises BenchmarkError."""
     try:
         async with asyncio.timeout(seconds):

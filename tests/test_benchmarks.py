@@ -250,7 +250,9 @@ def test_rounds_and_quick_reach_the_benchmark(benchmark_of: Callable[[Measure], 
     call("fake")
     call("fake", "--quick")
     call("fake", "--quick", "--rounds", "2")
-    assert [(run.rounds, run.quick, run.size(100, 1)) for run in seen] == [
+    call("fake", "--entries", "7")
+    assert [run.entries for run in seen] == [0, 0, 0, 7]
+    assert [(run.rounds, run.quick, run.size(100, 1)) for run in seen[:3]] == [
         (5, False, 100), (1, True, 1), (2, True, 1),
     ]  # fmt: skip
     assert not any(run.folder.exists() for run in seen), "its folder goes with it"
@@ -364,6 +366,20 @@ def test_services_can_be_measured() -> None:
         assert any(part in row["figure"] for row in rows), part
     bare = {row["figure"] for row in rows if row["bare"]}
     assert {row["figure"] for row in rows if "rebuild" not in row["figure"]} == bare
+
+
+def test_a_replica_can_be_measured() -> None:
+    """At its limits, as briefly as it goes; whether aims are met says nothing here."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "replica", "--quick", "--entries", "3000", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=QUICK_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(set(row) == ROW and row["ours"] > 0 for row in rows)
+    for part in ("edits, until journaled", "operations received", "opened with", "hot shard",
+                 "caught up with 3,000 entries", "loop was blocked"):  # fmt: skip
+        assert any(part in row["figure"] and row["aim"] for row in rows), part
 
 
 def test_gossip_can_be_measured() -> None:

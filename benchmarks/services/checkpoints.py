@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from benchmarks.harness import BenchmarkError, Figure, Run
-from benchmarks.material import LoneShard
+from benchmarks.material import PER_DOCUMENT, LoneShard
 from crdt.lattice import Shard
 from crdt.snapshot import decode_snapshot
 from mesh.instrumentation import CountingProbe
@@ -23,7 +23,6 @@ from persistence.sealing import Opener
 
 T = TypeVar("T")
 
-PER_DOCUMENT: Final = 10
 LEASE_S: Final = 600.0
 TIMEOUT_S: Final = 30.0
 SCHEMA: Final = "benchmark"
