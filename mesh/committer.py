@@ -7,8 +7,10 @@ the work goes to the journal: frames, then snapshots. Only when all of it is on 
 it pushed, acknowledged, summarised or handed out. A disk that refuses is asked again for ever;
 nothing leaves meanwhile.
 
-Pace: the first edit after a quiet interval is cut at once, the next ones are gathered for
-`flush_interval_ms`, or until `flush_bytes` are pending or somebody waits in `flush`.
+Pace: what is written while nothing is on its way to disk is cut at once; what is written meanwhile
+waits for the next cut, all of it together. So batches grow with the load, and no faster. A
+`flush_interval_ms` above 0 spaces the cuts further, until `flush_bytes` are pending or somebody
+waits in `flush`.
 """
 
 from __future__ import annotations
@@ -197,6 +199,8 @@ class Committer:
             await self._commit(self._cut())
             if closing and not self._wake.is_set():
                 return
+            # A journal need not ever suspend, and there may be more to do by now.
+            await asyncio.sleep(0)
 
     async def _pace(self) -> None:
         wait = (

@@ -126,7 +126,7 @@ async def test_closing_hands_over_to_linked_peers(memory_world: World) -> None:
         assert b.exists(Task, "1")
 
 
-async def test_an_idle_replica_writes_at_once_a_busy_one_gathers(memory_world: World) -> None:
+async def test_an_interval_spaces_what_a_busy_replica_writes(memory_world: World) -> None:
     replica = memory_world.replica("a", replica__flush_interval_ms=10_000)
     async with running(replica):
         with replica.edit(Task, "1") as task:
