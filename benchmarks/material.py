@@ -140,7 +140,7 @@ class LoneShard:
     def snapshot(self) -> bytes:
         """The whole shard, sealed; what was written is cut first."""
         self.cut()
-        return self.host.snapshot(self.sealer, [self.sealer.certificate], self.clock.now())
+        return self.host.snapshot([self.sealer.certificate], self.clock.now()).seal(self.sealer)
 
     def frame(self, transactions: int) -> bytes:
         """One frame that holds so many small transactions, and no certificate."""

@@ -86,8 +86,9 @@ def encode_chunks(snapshot: ShardSnapshot) -> Iterator[bytes]:
     writer.put(sessions)
     index = {session: position for position, session in enumerate(sessions)}
     writer.header(len(snapshot.documents))
-    for document, fields in sorted(snapshot.documents.items()):
-        writer.put(_document_row(document, fields, index))
+    # By the keys alone: comparing pairs takes three times as long, and stops every thread for it.
+    for document in sorted(snapshot.documents):
+        writer.put(_document_row(document, snapshot.documents[document], index))
         yield from writer.full()
     writer.header(len(snapshot.texts))
     for document, states in sorted(snapshot.texts.items()):

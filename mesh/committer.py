@@ -3,9 +3,9 @@
 Theory of operation. Own transactions and received frames are in the lattice as soon as they are
 applied. A *cut* happens at one instant, without awaiting: own transactions become sealed frames
 behind the received ones, in apply order; what was asked for (digests, snapshots) is captured. Then
-the work goes to the journal: frames, then snapshots. Only when all of it is on disk is anything of
-it pushed, acknowledged, summarised or handed out. A disk that refuses is asked again for ever;
-nothing leaves meanwhile.
+the work goes to the journal: frames, then snapshots, which are encoded and sealed in a thread, for
+that takes long. Only when all of it is on disk is anything of it pushed, acknowledged, summarised
+or handed out. A disk that refuses is asked again for ever; nothing leaves meanwhile.
 
 Pace: what is written while nothing is on its way to disk is cut at once; what is written meanwhile
 waits for the next cut, all of it together. So batches grow with the load, and no faster. A
@@ -27,7 +27,7 @@ from mesh.dissemination import Backoff
 from mesh.health import DOWN, JOURNAL, OK
 from mesh.outbox import Cut
 from mesh.repair import Capture
-from mesh.shards import ShardHost
+from mesh.shards import ShardHost, TakenSnapshot
 from persistence.base import FrameRecord, SnapshotRecord, StorageError
 from persistence.limits import MAX_COMMIT_BYTES
 from persistence.sealing import Draft, OpenedSnapshot
@@ -76,11 +76,10 @@ class _Join:
 
 @dataclass(frozen=True, slots=True)
 class _Save:
-    """A sealed snapshot of ours that contains everything cut before it."""
+    """A snapshot of ours that contains everything cut before it."""
 
     host: ShardHost
-    data: bytes
-    frontier: Mapping[int, int]
+    taken: TakenSnapshot
     joined: bool
 
 
@@ -227,7 +226,10 @@ class Committer:
             if host.snapshot_due(core.settings.replica.snapshot_every_frames):
                 self._snapshots.setdefault(host.index, [])
         for index in sorted({*self._snapshots, *joined}):
-            self._save(work, core.hosts[index], index in joined)
+            host = core.hosts[index]
+            certificates = core.trust.certificates(sorted(host.lattice.frontier))
+            taken = host.snapshot(certificates, core.clock.now())
+            work.saves.append(_Save(host, taken, index in joined))
         if self._capture or joined:
             self._capture = False
             work.captures = [host.capture() for host in core.hosts]
@@ -285,24 +287,6 @@ class Committer:
         core.watchers.snapshot(changed)
         return True
 
-    def _save(self, work: _Work, host: ShardHost, joined: bool) -> None:
-        core = self._core
-        frontier = dict(host.lattice.frontier)
-        certificates = core.trust.certificates(sorted(frontier))
-        try:
-            data = host.snapshot(core.sealer, certificates, core.clock.now())
-        except CallerError as error:
-            host.snapshot_taken(host.snapshot_bytes)
-            core.probe.event("snapshot.failed", shard=host.index, reason=str(error))
-            for future in self._snapshots.pop(host.index, []):
-                if not future.done():
-                    future.set_exception(error)
-            if joined:
-                raise
-            return
-        host.snapshot_taken(len(data))
-        work.saves.append(_Save(host, data, frontier, joined))
-
     # ------------------------------------------------------------------ to disk
 
     async def _commit(self, work: _Work) -> None:
@@ -311,7 +295,8 @@ class Committer:
             self._position = await self._store(_appending(self._journal.append, batch))
             self._written(batch)
         for save in work.saves:
-            await self._save_to_disk(save)
+            if (data := await self._sealed(save)) is not None:
+                await self._save_to_disk(save, data)
         if work.captures:
             for capture in work.captures:
                 core.hosts[capture.shard].published = capture
@@ -329,24 +314,40 @@ class Committer:
         self._keeper.durable(self._position, batch)
         self._core.waiters.progress()
 
-    async def _save_to_disk(self, save: _Save) -> None:
+    async def _sealed(self, save: _Save) -> bytes | None:
+        """None: it is too large. After a join that ends the replica: the journal would lack it."""
         core, host = self._core, save.host
-        record = SnapshotRecord(host.index, self._position, save.data)
+        try:
+            data = await asyncio.to_thread(save.taken.seal, core.sealer)
+        except CallerError as error:
+            core.probe.event("snapshot.failed", shard=host.index, reason=str(error))
+            for future in self._snapshots.pop(host.index, []):
+                if not future.done():
+                    future.set_exception(error)
+            if save.joined:
+                raise
+            return None
+        host.snapshot_bytes = len(data)
+        return data
+
+    async def _save_to_disk(self, save: _Save, data: bytes) -> None:
+        core, host, frontier = self._core, save.host, save.taken.state.frontier
+        record = SnapshotRecord(host.index, self._position, data)
         await self._store(lambda: self._journal.save_snapshot(record))
-        core.probe.event("snapshot.saved", shard=host.index, bytes=len(save.data))
-        for session, seq in save.frontier.items():
+        core.probe.event("snapshot.saved", shard=host.index, bytes=len(data))
+        for session, seq in frontier.items():
             if seq > host.journaled.get(session, 0):
                 host.journaled[session] = seq
         for future in self._snapshots.pop(host.index, []):
             if not future.done():
-                future.set_result(save.data)
+                future.set_result(data)
         if save.joined:
-            self._outlet.joined(host.index, save.frontier)
-        upto = dict(save.frontier)
+            self._outlet.joined(host.index, frontier)
+        upto = dict(frontier)
         if not self._hard_prune:
             upto = core.book.everywhere(host.index, upto, core.now())
         upto = self._keeper.keep(host.index, upto, pressed=self._hard_prune)
-        host.kept_for_peers = upto != save.frontier
+        host.kept_for_peers = upto != frontier
         if (closed := core.closed_meta()) != self._closed:
             # The frames that said so may go now.
             await self._store(lambda: self._journal.set_meta({CLOSED_META: closed}))

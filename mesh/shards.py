@@ -48,6 +48,29 @@ class Applied:
     forked: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TakenSnapshot:
+    """A whole shard at one instant, not encoded yet. Nobody may change it, and it never changes, so
+    any thread may seal it.
+
+    `certificates` are those of its sessions, `chain` has the hash of each one's last frame, `stamp`
+    is by the hybrid clock.
+    """
+
+    shard: int
+    state: ShardSnapshot
+    certificates: Sequence[bytes]
+    chain: Mapping[int, bytes]
+    stamp: int
+
+    def seal(self, sealer: Sealer) -> bytes:
+        """Encoded and sealed: about a microsecond an entry. Raises InvalidValue if it is too
+        large.
+        """
+        body = encode_snapshot(self.state)
+        return sealer.seal_snapshot(self.shard, body, self.certificates, self.chain, self.stamp)
+
+
 class ShardHost:
     """Lattice, inbox and outbox of one shard, and what of it is on disk."""
 
@@ -191,14 +214,14 @@ class ShardHost:
             self._changed = False
         return self._latest
 
-    def snapshot(self, sealer: Sealer, certificates: list[bytes], stamp: int) -> bytes:
-        """The whole shard, sealed. Only right after a cut. Raises InvalidValue if it is too
-        large.
+    def snapshot(self, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
+        """The whole shard at this instant; what comes later counts for the next one. Only right
+        after a cut.
         """
-        body = encode_snapshot(self.lattice.snapshot())
-        frontier = self.lattice.frontier
-        chain = {one: last for one, last in self.chain.items() if one in frontier}
-        return sealer.seal_snapshot(self.index, body, certificates, chain, stamp)
+        state = self.lattice.snapshot()
+        chain = {one: last for one, last in self.chain.items() if one in state.frontier}
+        self.frames_since_snapshot = self.bytes_since_snapshot = 0
+        return TakenSnapshot(self.index, state, certificates, chain, stamp)
 
     def snapshot_due(self, frames: int) -> bool:
         """Whether the snapshot should be renewed: after that many frames at the earliest, and only
@@ -208,11 +231,6 @@ class ShardHost:
             self.frames_since_snapshot >= frames
             and self.bytes_since_snapshot >= self.snapshot_bytes
         )
-
-    def snapshot_taken(self, size: int) -> None:
-        """A snapshot of this size was made (or tried in vain: then not again at every cut)."""
-        self.frames_since_snapshot = self.bytes_since_snapshot = 0
-        self.snapshot_bytes = size
 
     def _extensions(self, cut: Cut) -> dict[str, bytes]:
         if cut.last == self.closing:

@@ -196,7 +196,7 @@ class Sealer:
         chain: Mapping[int, bytes],
         stamp: int,
     ) -> bytes:
-        """A whole shard, sealed and signed. Raises InvalidValue if it is beyond the bounds."""
+        """A whole shard, sealed and signed; in any thread. InvalidValue: beyond the bounds."""
         pairs: list[int | bytes] = []
         for session in sorted(chain):
             pairs += (session, chain[session])
@@ -211,7 +211,8 @@ class Sealer:
         facts = [SNAPSHOT_VERSION, genesis.id, shard, session, key_id, stamp]
         nonce = _snapshot_nonce(genesis, key_id, pack(facts), plain)
         header = pack([*facts, nonce])
-        cipher = self._ciphers.get(_SNAPSHOT_KEY, session, shard, key_id)
+        # Not by the ciphers that are kept: frames are sealed meanwhile, by another thread.
+        cipher = _Ciphers(genesis).get(_SNAPSHOT_KEY, session, shard, key_id)
         sealed = cipher.encrypt(nonce, plain, header)
         signature = self._key.sign(_snapshot_message(header, sealed))
         return pack([header, signature, self._key.certificate, sealed])
@@ -414,8 +415,7 @@ class _Ciphers:
 
     def get(self, use: bytes, session: int, shard: int, key_id: int) -> AESGCM:
         name = (use, session, shard, key_id)
-        cipher = self._known.get(name)
-        if cipher is None:
+        if (cipher := self._known.get(name)) is None:
             info = use + b"\0" + pack([session, shard, key_id])
             cipher = AESGCM(derive(self._genesis.keys[key_id], self._genesis.id, info))
             self._known.put(name, cipher)

@@ -109,6 +109,6 @@ async def test_a_snapshot_that_leaves_certificates_out_is_refused(memory_world: 
         receive(a, [first for first, _ in pairs])
         core = a._check().core
         host = a._check().editor.host("Note/n")
-        sealed = host.snapshot(core.sealer, core.trust.certificates([core.session]), 1)
+        sealed = host.snapshot(core.trust.certificates([core.session]), 1).seal(core.sealer)
         assert a._check().exchange._ingest.snapshot(sealed, "somebody") is None
         assert world.probes["a"].latest["snapshot.refused"]["reason"] == "UnknownSession"
