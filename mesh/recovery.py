@@ -28,7 +28,9 @@ async def open_core(
     """
     subscription = Subscription(subscribe, identity.mesh.shards)
     opener = Opener(identity.mesh, Trust(identity.mesh))
-    recovered = await recover_journal(environment.journal, opener)
+    recovered = await recover_journal(
+        environment.journal, opener, gc_freeze=settings.replica.gc_freeze
+    )
     environment.probe.event("journal.read", frames=recovered.frames, voids=recovered.voids)
     key = _fresh_session(environment, identity, recovered)
     opener.trust.keep(opener.trust.learn(key.certificate).session)

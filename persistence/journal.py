@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,10 +154,12 @@ def recover(
     return recovery.result
 
 
-async def recover_journal(journal: Journal, opener: Opener) -> Recovered:
+async def recover_journal(journal: Journal, opener: Opener, *, gc_freeze: bool = True) -> Recovered:
     """`recover` on a journal, in batches, so that memory stays bounded by the state.
 
-    The work is done in a thread: an event loop that others share goes on meanwhile.
+    The work is done in a thread: an event loop that others share goes on meanwhile. `gc_freeze`:
+    the cyclic garbage collector of the process is off while it lasts, and all that there is after
+    it is frozen (`gc.freeze`) if the state is large.
     """
     recovery = Recovery(opener)
     snapshots = await journal.snapshots()
@@ -170,7 +172,7 @@ async def recover_journal(journal: Journal, opener: Opener) -> Recovered:
         for position, frame in batch:
             recovery.add_frame(position, frame)
 
-    with _uncollected():
+    with _uncollected() if gc_freeze else nullcontext():
         await asyncio.to_thread(join)
         after = 0
         while batch := await journal.replay(after, _BATCH):
@@ -178,7 +180,8 @@ async def recover_journal(journal: Journal, opener: Opener) -> Recovered:
             after = batch[-1][0]
         # Who starts from it asks for the digests at once, on the event loop.
         await asyncio.to_thread(lambda: [one.digest() for one in recovery.result.shards.values()])
-        if sum(shard.entry_count for shard in recovery.result.shards.values()) >= _LARGE:
+        entries = sum(shard.entry_count for shard in recovery.result.shards.values())
+        if gc_freeze and entries >= _LARGE:
             # The collector need not walk through a large state that stays, again and again.
             gc.freeze()
     return recovery.result
