@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,6 +27,7 @@ from crdt.errors import CallerError, InvalidValue
 from crdt.structure import pack
 from persistence.cache import BoundedCache
 from persistence.certificates import SessionInfo, SessionKey, Trust
+from persistence.ciphers import Ciphers
 from persistence.frame import (
     BadSignature,
     ForeignMesh,
@@ -34,7 +35,6 @@ from persistence.frame import (
     Header,
     Malformed,
     Oversized,
-    UnknownKey,
     UnknownSession,
     UnknownVersion,
     byte_fields,
@@ -56,7 +56,6 @@ from persistence.limits import (
     HASH_BYTES,
     MAX_BODY_BYTES,
     MAX_CACHED_FLUSHES,
-    MAX_CACHED_KEYS,
     MAX_SNAPSHOT_BYTES,
     MAX_SNAPSHOT_SESSIONS,
     MAX_STAMP,
@@ -74,6 +73,9 @@ _DEFLATED: Final = b"\1"
 _NONCE_BYTES: Final = 12
 # Leaves room for header, signature and certificate around what does not compress.
 _MAX_CONTENT_BYTES: Final = MAX_SNAPSHOT_BYTES - (64 << 10)
+
+Flushes: TypeAlias = BoundedCache[tuple[int, bytes, bytes], bool]
+"""(session, siblings, signature) of flushes whose signature is known to be good."""
 
 
 class Draft(NamedTuple):
@@ -141,12 +143,17 @@ class OpenedSnapshot:
 class Sealer:
     """Seals what one session writes. One per session: it is what keeps a nonce from being used
     twice.
+
+    `known`: the `Opener.known` of who reads its own frames back, and need not verify them then.
     """
 
-    def __init__(self, identity: Identity, session_key: SessionKey) -> None:
+    def __init__(
+        self, identity: Identity, session_key: SessionKey, known: Flushes | None = None
+    ) -> None:
         self._genesis = identity.mesh
         self._key = session_key
-        self._ciphers = _Ciphers(identity.mesh)
+        self._ciphers = Ciphers(identity.mesh)
+        self._known = known
         # Per shard: the last seq sealed, and that frame's hash.
         self._sealed: dict[int, tuple[int, bytes]] = {}
 
@@ -176,6 +183,8 @@ class Sealer:
             flush = parts[start : start + size]
             siblings = b"".join(part.hash for part in flush)
             signature = self._key.sign(_FLUSH_CONTEXT + self._genesis.id + siblings)
+            if self._known is not None:
+                self._known.put((self._key.session, siblings, signature), True)
             frames += (
                 encode_frame(
                     part.header,
@@ -212,7 +221,7 @@ class Sealer:
         nonce = _snapshot_nonce(genesis, key_id, pack(facts), plain)
         header = pack([*facts, nonce])
         # Not by the ciphers that are kept: frames are sealed meanwhile, by another thread.
-        cipher = _Ciphers(genesis).get(_SNAPSHOT_KEY, session, shard, key_id)
+        cipher = Ciphers(genesis).get(_SNAPSHOT_KEY, session, shard, key_id)
         sealed = cipher.encrypt(nonce, plain, header)
         signature = self._key.sign(_snapshot_message(header, sealed))
         return pack([header, signature, self._key.certificate, sealed])
@@ -270,12 +279,9 @@ class Opener:
     def __init__(self, genesis: Genesis, trust: Trust) -> None:
         self._genesis = genesis
         self.trust = trust
-        self._ciphers = _Ciphers(genesis)
-        # (session, siblings, signature) of flushes that verified: their other frames need no second
-        # check.
-        self._verified: BoundedCache[tuple[int, bytes, bytes], bool] = BoundedCache(
-            MAX_CACHED_FLUSHES
-        )
+        self._ciphers = Ciphers(genesis)
+        # Of flushes that verified: their other frames need no second check.
+        self.known: Flushes = BoundedCache(MAX_CACHED_FLUSHES)
 
     @property
     def genesis(self) -> Genesis:
@@ -368,7 +374,7 @@ class Opener:
         if frame.hash not in hashes:
             raise BadSignature(f"a frame of {info.replica!r} that its flush does not contain")
         flush = (info.session, siblings, frame.signature)
-        if self._verified.get(flush):
+        if self.known.get(flush):
             return
         try:
             info.key.verify(frame.signature, _FLUSH_CONTEXT + self._genesis.id + siblings)
@@ -376,7 +382,7 @@ class Opener:
             raise BadSignature(
                 f"a frame of {info.replica!r} (session {info.session}) that it did not sign"
             ) from fault
-        self._verified.put(flush, True)
+        self.known.put(flush, True)
 
     def _snapshot_header(self, data: bytes) -> tuple[int, int, int, int, bytes]:
         fields = unpack_fields(data, "snapshot header")
@@ -400,35 +406,6 @@ class Opener:
                 f"a snapshot of shard {shard}, in a mesh of {self._genesis.shards} shards"
             )
         return shard, session, key_id, stamp, nonce
-
-
-class _Ciphers:
-    """AES-GCM objects by what their key is for: deriving a key costs more than sealing a small
-    frame.
-    """
-
-    def __init__(self, genesis: Genesis) -> None:
-        self._genesis = genesis
-        self._known: BoundedCache[tuple[bytes, int, int, int], AESGCM] = BoundedCache(
-            MAX_CACHED_KEYS
-        )
-
-    def get(self, use: bytes, session: int, shard: int, key_id: int) -> AESGCM:
-        name = (use, session, shard, key_id)
-        if (cipher := self._known.get(name)) is None:
-            info = use + b"\0" + pack([session, shard, key_id])
-            cipher = AESGCM(derive(self._genesis.keys[key_id], self._genesis.id, info))
-            self._known.put(name, cipher)
-        return cipher
-
-    def find(self, use: bytes, session: int, shard: int, key_id: int) -> AESGCM:
-        if key_id not in self._genesis.keys:
-            raise UnknownKey(
-                f"sealed with mesh key {key_id}, which this replica has not yet; it comes with the "
-                "roster from any peer that has it",
-                key_id,
-            )
-        return self.get(use, session, shard, key_id)
 
 
 def _nonce(first: int) -> bytes:

@@ -26,7 +26,14 @@ from persistence.frame import (
 from persistence.identity import Genesis, SessionKey, Trust
 from persistence.limits import MAX_BODY_BYTES, MAX_FRAME_BYTES
 from persistence.sealing import Draft, Opener, Sealer
-from tests.persistence.world import NOW, SeededEntropy, make_mesh, make_opener, make_writer
+from tests.persistence.world import (
+    NOW,
+    SeededEntropy,
+    StillClock,
+    make_mesh,
+    make_opener,
+    make_writer,
+)
 
 MESH = make_mesh()
 BODY = b"what was written " * 20
@@ -104,7 +111,27 @@ def test_one_signature_check_serves_a_whole_flush() -> None:
     opener = make_opener(MESH)
     for raw in frames:
         opener.open(raw)
-    assert len(opener._verified) == 1
+    assert len(opener.known) == 1
+
+
+def test_own_frames_that_come_back_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make_writer(MESH, "agent-a")
+    opener = make_opener(MESH)
+    key = writer.identity.new_session(StillClock(), SeededEntropy(3))
+    first, second = Sealer(writer.identity, key, opener.known).seal([draft(0), draft(1)])
+    (forged,) = Sealer(writer.identity, key).seal([draft(2)])
+    # From here on, no signature that is checked is good.
+    monkeypatch.setattr(sealing, "_FLUSH_CONTEXT", b"another")
+    assert [opener.open(raw)[0].shard for raw in (first, second)] == [0, 1]
+    with pytest.raises(BadSignature):
+        opener.open(forged)
+    with pytest.raises(BadSignature):
+        make_opener(MESH).open(first)
+    # It is this signature that is known, not its author.
+    parts = fields(first)
+    parts[2] = parts[2][:-1] + bytes([parts[2][-1] ^ 1])
+    with pytest.raises(BadSignature):
+        opener.open(pack(parts))
 
 
 def test_no_nonce_is_used_twice() -> None:
