@@ -139,7 +139,7 @@ async def by_replicas(desk: Desk, task: Mapping[str, Any]) -> None:
 
 async def by_peer(desk: Desk, task: Mapping[str, Any]) -> None:
     """A replica that can be dialled and has no bus; it writes when it is asked to."""
-    settings = alone(peers__listen=ANY_PORT, replica__flush_interval_ms=task["flush_interval_ms"])
+    settings = alone(peers__listen=ANY_PORT)
     async with Replica.open(task["folder"], settings=settings) as replica:
 
         async def write(message: Mapping[str, Any]) -> Mapping[str, Any]:

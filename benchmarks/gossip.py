@@ -26,8 +26,6 @@ from mesh import Replica
 
 PER_SECOND: Final = 1_000
 STREAM: Final = "bare"
-INTERVALS_MS: Final = (5, 0)
-"""`replica.flush_interval_ms`: as it comes, and for those who want updates soon."""
 P50: Final = Aim("ours", "<", 1.2)
 P99: Final = Aim("ours", "<", 5.0)
 
@@ -43,20 +41,19 @@ IDLE: Final = Aim("ours", "<", 1.0)
 async def measure(run: Run) -> None:
     """All of it, over one server."""
     async with running(run, "redis") as at:
-        for interval in INTERVALS_MS:
-            await _one_to_one(run, at["redis"], interval)
+        await _one_to_one(run, at["redis"])
         await _one_to_many(run, at["redis"])
         await _idle(run, at["redis"])
 
 
-async def _one_to_one(run: Run, url: str, interval: int) -> None:
-    fleet = Fleet.found(run.folder / f"bus-{interval}")
-    name = f"update over Redis, {interval} ms flushes"
-    settings = alone(redis__url=url, replica__flush_interval_ms=interval)
+async def _one_to_one(run: Run, url: str) -> None:
+    fleet = Fleet.found(run.folder / "bus")
+    name = "update over Redis"
+    settings = alone(redis__url=url)
     async with (
         far_end.started(
             "replicas", fleet.folder,
-            folders=[str(fleet.replica("reader"))], url=url, flush_interval_ms=interval,
+            folders=[str(fleet.replica("reader"))], url=url, flush_interval_ms=0,
         ) as reader,
         far_end.started("redis", fleet.folder, url=url, stream=STREAM) as bare_reader,
         Replica.open(fleet.replica("writer"), settings=settings) as replica,

@@ -24,8 +24,6 @@ from mesh import Durability, Replica
 from simulations.rehearsal.proxy import Cut, LinkProxy
 
 PER_SECOND: Final = 1_000
-INTERVALS_MS: Final = (5, 0)
-"""`replica.flush_interval_ms`: as it comes, and for those who want updates soon."""
 P50: Final = Aim("ours", "<", 1.0)
 P99: Final = Aim("ours", "<", 4.0)
 HEALED: Final = Aim("ours", "<", 1.0)
@@ -37,18 +35,17 @@ PAIR: Final = ("here", "there")
 
 async def measure(run: Run) -> None:
     """Both parts."""
-    for interval in INTERVALS_MS:
-        await _updates(run, interval)
+    await _updates(run)
     await _heal(run)
 
 
-async def _updates(run: Run, interval: int) -> None:
-    fleet = Fleet.found(run.folder / f"updates-{interval}")
-    name = f"update between peers, {interval} ms flushes"
+async def _updates(run: Run) -> None:
+    fleet = Fleet.found(run.folder / "updates")
+    name = "update between peers"
     count = run.size(3_000, 300)
     async with (
         far_end.started("socket", fleet.folder) as socket,
-        linked(fleet, interval) as (replica, reader),
+        linked(fleet) as (replica, reader),
     ):
         _, writer = await asyncio.open_connection(LOOPBACK, socket.said["port"])
 
@@ -78,17 +75,15 @@ async def _updates(run: Run, interval: int) -> None:
 
 @asynccontextmanager
 async def linked(
-    fleet: Fleet, interval: int, proxy: LinkProxy | None = None
+    fleet: Fleet, proxy: LinkProxy | None = None
 ) -> AsyncIterator[tuple[Replica, FarEnd]]:
     """A replica here and one there, linked; by way of the proxy, if there is one."""
-    async with far_end.started(
-        "peer", fleet.folder, folder=str(fleet.replica("there")), flush_interval_ms=interval
-    ) as other:
+    async with far_end.started("peer", fleet.folder, folder=str(fleet.replica("there"))) as other:
         seed = other.said["address"]
         if proxy is not None:
             proxy.point(PAIR[1], seed)
             seed = proxy.address(*PAIR)
-        settings = alone(peers__seeds=(seed,), replica__flush_interval_ms=interval)
+        settings = alone(peers__seeds=(seed,))
         async with Replica.open(fleet.replica("here"), settings=settings) as replica:
             await until("the link is up", LINK_S, lambda: _is_linked(replica))
             yield replica, other
@@ -102,7 +97,7 @@ async def _heal(run: Run) -> None:
     proxy = LinkProxy()
     try:
         await proxy.open([PAIR])
-        async with linked(fleet, INTERVALS_MS[0], proxy) as (replica, other):
+        async with linked(fleet, proxy) as (replica, other):
 
             async def ours() -> dict[str, float]:
                 proxy.cut(PAIR, Cut.BREAK)

@@ -47,7 +47,6 @@ BLOCKED: Final = Aim("ours", "<", 50.0)
 ENTRIES: Final = 1_000_000
 DOCUMENTS: Final = 1_000
 """Written again and again where many edits are made."""
-INTERVAL_MS: Final = 5
 BARE_BATCH: Final = 250
 """Rows in one of SQLite's transactions: what 5 ms bring at 50,000 edits/s."""
 OPERATIONS: Final = 100
@@ -73,7 +72,7 @@ async def _edits(run: Run) -> None:
     count = run.size(200_000, 2_000)
     journaled = Figure("edits, until journaled", "edits/s", EDITED)
     held = Figure("edits, until a peer has them on its disk", "edits/s")
-    async with linked(fleet, INTERVAL_MS) as (replica, _):
+    async with linked(fleet) as (replica, _):
 
         async def ours() -> Measured:
             begun = time.perf_counter()
@@ -217,9 +216,7 @@ async def _caught_up(run: Run) -> None:
     rate = Figure(f"caught up with {count:,} entries", "entries/s", CAUGHT_UP)
     blocked = Figure(f"longest the loop was blocked, {count:,} entries", "ms", BLOCKED)
     numbers = itertools.count(1)
-    async with far_end.started(
-        "peer", fleet.folder, folder=str(fleet.replica("giver")), flush_interval_ms=INTERVAL_MS
-    ) as giver:
+    async with far_end.started("peer", fleet.folder, folder=str(fleet.replica("giver"))) as giver:
         said = await giver.ask("fill", entries=count)
         settings = alone(peers__seeds=(giver.said["address"],))
 

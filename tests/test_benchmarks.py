@@ -411,6 +411,20 @@ def test_peers_can_be_measured() -> None:
     assert all(row["bare"] > 0 for row in rows if "update" in row["figure"])
 
 
+def test_dissemination_can_be_measured() -> None:
+    """A few replicas in one process, once: later frames cross few links twice."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "dissemination", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=QUICK_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(set(row) == ROW and row["ours"] > 0 for row in rows)
+    sends = {row["figure"]: row["ours"] for row in rows if "sends" in row["figure"]}
+    assert min(sends.values()) >= 0.9, "each frame has to reach each replica"
+    assert [row["met"] for row in rows if row["aim"]] == [True]
+
+
 def test_state_can_be_measured() -> None:
     """All of it, as briefly as it goes; whether aims are met says nothing here."""
     done = subprocess.run(
