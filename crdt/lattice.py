@@ -328,6 +328,21 @@ class Shard:
             digest=self.digest(),
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever applied."""
+        return not self.frontier and not self.floor
+
+    def adopt(self, other: Shard) -> set[str]:
+        """Become what another shard is, at once, and return its documents: as a join with it, while
+        this one is empty. Nobody may use the other one afterwards.
+        """
+        assert self.is_empty, "only a join keeps what is here"
+        self.floor, self.heads, self.conflicts = other.floor, other.heads, other.conflicts
+        self.frontier.update(other.frontier)
+        self._store, self._texts, self._documents = other._store, other._texts, other._documents
+        return set(self.documents())
+
     def join(self, snapshot: ShardSnapshot) -> set[str]:
         """Take over everything a snapshot knows; returns the documents that changed.
 

@@ -162,7 +162,9 @@ def operations_bytes(operations: Sequence[Operation]) -> int:
     """What operations take in a frame at most, before compression."""
     size = _OPERATION_BYTES * len(operations)
     for document, path, payload, removals, _ in operations:
-        size += bytes_of(document) + len(path)
+        # Not by `bytes_of`: this is on the path of every edit.
+        size += len(path)
+        size += len(document) if document.isascii() else len(document.encode())
         if payload is not None:
             size += len(payload)
         for removal in removals:

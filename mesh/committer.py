@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from crdt.errors import CallerError, CodecError
+from crdt.lattice import Shard
 from crdt.snapshot import ShardSnapshot
 from mesh.core import CLOSED_META, Core
 from mesh.dissemination import Backoff
@@ -72,6 +73,7 @@ class _Join:
     snapshot: ShardSnapshot
     opened: OpenedSnapshot
     peer: str
+    fresh: Shard | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,15 @@ class Committer:
         self.wake()
 
     def join(
-        self, host: ShardHost, snapshot: ShardSnapshot, opened: OpenedSnapshot, peer: str
+        self,
+        host: ShardHost,
+        snapshot: ShardSnapshot,
+        opened: OpenedSnapshot,
+        peer: str,
+        fresh: Shard | None = None,
     ) -> None:
-        """Join a peer's snapshot at the next cut."""
-        self._joins.append(_Join(host, snapshot, opened, peer))
+        """Join a peer's snapshot at one of the next cuts. `fresh`: see `ShardHost.join`."""
+        self._joins.append(_Join(host, snapshot, opened, peer, fresh))
         self.wake(urgent=True)
 
     async def snapshot(self, host: ShardHost) -> bytes:
@@ -190,6 +197,8 @@ class Committer:
         while True:
             await self._wake.wait()
             await self._pace()
+            if self._capture or self._joins:
+                await self._hash()
             # Looked at without an await before the cut: what is closed here is in it.
             closing = self._closing.is_set()
             self._wake.clear()
@@ -212,6 +221,13 @@ class Committer:
             except TimeoutError:
                 return
 
+    async def _hash(self) -> None:
+        """Compute digests shard by shard: the cut, which can't let others run, has little left."""
+        for host in self._core.hosts:
+            if host.changed:
+                host.lattice.digest()
+                await asyncio.sleep(0)
+
     # ------------------------------------------------------------------ the cut: no await
 
     def _cut(self) -> _Work:
@@ -220,8 +236,11 @@ class Committer:
         work = _Work(self._queue)
         self._queue = []
         self._in_flight, self._queued_bytes = self._queued_bytes, 0
-        joins, self._joins = self._joins, []
+        # One a cut: others may have the event loop in between.
+        joins, self._joins = self._joins[:1], self._joins[1:]
         joined = {join.host.index: join.host for join in joins if self._join(join)}
+        if self._joins:
+            self.wake(urgent=True)
         for host in core.hosts:
             if host.snapshot_due(core.settings.replica.snapshot_every_frames):
                 self._snapshots.setdefault(host.index, [])
@@ -273,7 +292,7 @@ class Committer:
         host = join.host
         before = sum(host.lattice.frontier.values())
         try:
-            changed = host.join(join.snapshot, join.opened.chain)
+            changed = host.join(join.snapshot, join.opened.chain, join.fresh)
             core.trust.keep_all(join.opened.certificates, host.lattice.frontier)
         except CodecError as error:
             core.refuse("snapshot.refused", str(error), peer=join.peer, shard=host.index)

@@ -21,7 +21,8 @@ from mesh.wire import MAX_FRAMES, MAX_MESSAGE_BYTES
 if TYPE_CHECKING:
     import random
 
-FRAMES_PER_MESSAGE_BYTES = 256 << 10
+FRAMES_PER_MESSAGE_BYTES = 32 << 10
+"""Whoever gets a message deals with all of it before others have the event loop."""
 MAX_CONTROL_MESSAGES = 4_096
 MAX_CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
 """Frontiers of all shards at once fit in it, of a hundred thousand sessions each."""

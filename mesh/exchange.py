@@ -19,6 +19,7 @@ from mesh.dissemination import keeps_new, pick
 from mesh.environment import PeerRefused
 from mesh.health import DEGRADED, OFF, OK, PEERS
 from mesh.ingest import STUCK_S, Ingest, Reception
+from mesh.joining import Joining
 from mesh.links import PeerLink
 from mesh.repair import Comparison, Requests, compare, plan
 from mesh.serving import Serving
@@ -88,14 +89,15 @@ class Exchange:
         self._on_down: list[Callable[[PeerLink], None]] = []
         self._committer: Committer
         self._ingest: Ingest
+        self._joining: Joining
         self._serving: Serving
 
     def __repr__(self) -> str:
         return f"<Exchange with {sorted(self._links)}>"
 
-    def bind(self, committer: Committer, ingest: Ingest) -> None:
+    def bind(self, committer: Committer, ingest: Ingest, joining: Joining) -> None:
         """The other parts, which need this one to be made."""
-        self._committer, self._ingest = committer, ingest
+        self._committer, self._ingest, self._joining = committer, ingest, joining
         self._serving = Serving(self._core, committer)
 
     def hear(self, cls: type[W], handler: Callable[[PeerLink, W], None]) -> None:
@@ -390,13 +392,12 @@ class Exchange:
             return
         if data is None:
             return
-        found = self._ingest.snapshot(data, link.name)
-        if found is None or found[0].shard != part.shard:
+
+        def refused() -> None:
             self._requests.joined(part.shard)
             link.refused()
-            return
-        opened, snapshot = found
-        self._committer.join(core.hosts[opened.shard], snapshot, opened, link.name)
+
+        self._joining.offer(part.shard, data, link.name, refused)
 
     def _certificates(self, link: PeerLink, message: Certificates) -> None:
         for data in message.certificates:
@@ -422,6 +423,8 @@ class Exchange:
     def _want_snapshot(self, link: PeerLink, shard: int) -> None:
         if link.member is not None and not link.member.gives_snapshots:
             return  # What it gave would be refused; another peer is met in another round.
+        if self._joining.waits(shard):
+            return
         if self._requests.snapshot(shard, link.name, self._core.now()):
             self._core.probe.event("repair.snapshot", peer=link.name, shard=shard)
             link.snapshots_asked.add(shard)

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from crdt.errors import CodecError
 from crdt.operation import Transaction
-from crdt.snapshot import ShardSnapshot, decode_snapshot
 from mesh.core import Core
 from mesh.health import PEERS
 from mesh.inbox import Arrival, Verdict
@@ -162,8 +160,10 @@ class Ingest:
             "session's program is wrong or lies: revoke its replica",
         )  # fmt: skip
 
-    def snapshot(self, raw: bytes, source: str) -> tuple[OpenedSnapshot, ShardSnapshot] | None:
-        """Verify and decode a peer's snapshot; None if it is refused. Nothing is joined yet."""
+    def open_snapshot(self, raw: bytes, source: str) -> OpenedSnapshot | None:
+        """Verify and open a snapshot that somebody sent; None if it is refused. What is in it is
+        not decoded yet.
+        """
         core = self._core
         try:
             opened = core.opener.open_snapshot(raw)
@@ -171,14 +171,10 @@ class Ingest:
                 raise NotAllowed(f"{opened.replica} may not give snapshots")
             if reason := core.roll.revocation(opened.maker.certified):
                 raise NotAllowed(reason)
-            snapshot = decode_snapshot(opened.body)
-            if not opened.certificates.keys() >= snapshot.frontier.keys():
-                # What we journal on top of it could not be verified when it is read back.
-                raise UnknownSession("a snapshot without the certificates of all its sessions")
-        except (FrameError, CodecError) as error:
+        except FrameError as error:
             core.refuse("snapshot.refused", type(error).__name__, peer=source, detail=str(error))
             return None
-        return opened, snapshot
+        return opened
 
     def certificate(self, data: bytes, source: str) -> int | None:
         """Learn a session's certificate; its session, or None if it is refused."""

@@ -23,6 +23,7 @@ from mesh.flushing import Flusher
 from mesh.health import DOWN, JOURNAL
 from mesh.heartbeats import Heartbeats
 from mesh.ingest import Ingest
+from mesh.joining import Joining
 from mesh.links import LinkTimes
 from mesh.roster import RosterSpread
 from mesh.services.registry import Registry
@@ -45,9 +46,10 @@ class Lifecycle:
         self.services = Services(core)
         self.committer = Committer(core, self.exchange, self.services, position)
         ingest = self.ingest = Ingest(core, self.committer)
-        self.exchange.bind(self.committer, ingest)
+        self.joining = Joining(core, ingest, self.committer)
+        self.exchange.bind(self.committer, ingest, self.joining)
         self.roster = RosterSpread(core, self.exchange, ingest)
-        self.services.bind(self.exchange, self.committer, ingest)
+        self.services.bind(self.exchange, self.committer, ingest, self.joining)
         self.dialler = Dialler(core, self.exchange, times)
         self.editor = Editor(core, self.committer)
         self.heartbeats = Heartbeats(core, self.exchange, lambda: self.dialler.address)
@@ -94,6 +96,7 @@ class Lifecycle:
             return
         background = [
             group.create_task(self.dialler.run(), name="discover"),
+            group.create_task(self.joining.run(), name="snapshots: join"),
             group.create_task(self._announce(), name="anti-entropy"),
             group.create_task(self._look_for_gaps(), name="gaps"),
             group.create_task(self._bound_journal(), name="journal size"),

@@ -179,10 +179,18 @@ class ShardHost:
         self._changed = True
         return Applied(transactions, follows not in (None, header.previous))
 
-    def join(self, snapshot: ShardSnapshot, chain: Mapping[int, bytes]) -> set[str]:
-        """Take in a peer's whole shard; returns the documents that changed."""
+    def join(
+        self, snapshot: ShardSnapshot, chain: Mapping[int, bytes], fresh: Shard | None = None
+    ) -> set[str]:
+        """Take in a peer's whole shard; returns the documents that changed.
+
+        `fresh`: the shard that the snapshot amounts to; adopted while nothing else is here.
+        """
         before = dict(self.lattice.frontier)
-        changed = self.lattice.join(snapshot)
+        if fresh is not None and self.lattice.is_empty:
+            changed = self.lattice.adopt(fresh)
+        else:
+            changed = self.lattice.join(snapshot)
         for session, last in chain.items():
             if self.lattice.frontier.get(session, 0) > before.get(session, 0):
                 self.chain[session] = last

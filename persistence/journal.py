@@ -172,7 +172,7 @@ async def recover_journal(journal: Journal, opener: Opener, *, gc_freeze: bool =
         for position, frame in batch:
             recovery.add_frame(position, frame)
 
-    with _uncollected() if gc_freeze else nullcontext():
+    with uncollected() if gc_freeze else nullcontext():
         await asyncio.to_thread(join)
         after = 0
         while batch := await journal.replay(after, _BATCH):
@@ -188,7 +188,7 @@ async def recover_journal(journal: Journal, opener: Opener, *, gc_freeze: bool =
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without the cyclic garbage collector: all that is made here stays, and each of its rounds
     stops every thread for the longer the more there is.
     """

@@ -49,6 +49,9 @@ def stamped(payload: bytes) -> bool:
         if 0xA0 <= tag < 0xC0:
             if len(payload) == tag - 0x95 and payload[11:].isascii():
                 return True
+        elif tag == 0xD9 and len(payload) > 43:
+            if len(payload) == payload[11] + 12 and payload[12:].isascii():
+                return True
         elif tag < 0x80 or tag >= 0xE0 or tag == 0xC0 or tag == 0xC2 or tag == 0xC3:
             return len(payload) == 11
     return _numbered(payload, MAX_STAMP)

@@ -12,7 +12,7 @@ from mesh.committer import Committer
 from mesh.core import Core, source_of
 from mesh.dissemination import jittered
 from mesh.health import CHECKPOINTS
-from mesh.ingest import Ingest
+from mesh.joining import Joining
 from mesh.services.condition import LAST_WAIT_S, Condition
 from mesh.services.log import LogFeed
 from persistence.base import CheckpointInfo, CheckpointStore, ServiceUnavailable
@@ -31,13 +31,13 @@ class CheckpointFeed:
         self,
         core: Core,
         store: CheckpointStore,
-        ingest: Ingest,
+        joining: Joining,
         committer: Committer,
         log: LogFeed | None,
     ) -> None:
         self._core = core
         self._store = store
-        self._ingest = ingest
+        self._joining = joining
         self._committer = committer
         self._log = log
         self._urgent = asyncio.Event()
@@ -144,11 +144,8 @@ class CheckpointFeed:
     async def _take(self, shard: int, info: CheckpointInfo) -> CheckpointInfo | None:
         """Join a shard's newest checkpoint at the next cut; None if there is none that is sound."""
         loaded = await self._checkpointer.load(shard, info)
-        found = None if loaded is None else self._ingest.snapshot(loaded.data, SOURCE)
-        if loaded is None or found is None:
+        if loaded is None or not await self._joining.take(shard, loaded.data, SOURCE):
             return None
-        opened, snapshot = found
-        self._committer.join(self._core.hosts[shard], snapshot, opened, SOURCE)
         return loaded.info
 
     def _frontier(self, shard: int) -> Mapping[int, int]:

@@ -12,6 +12,7 @@ from mesh.durability import BUS_LEVEL, CHECKPOINT_LEVEL, LOG_LEVEL, Durability
 from mesh.exchange import Exchange
 from mesh.health import BUS, CHECKPOINTS, JOURNAL, LOG, OFF
 from mesh.ingest import Ingest
+from mesh.joining import Joining
 from mesh.services.bus import BusFeed
 from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.log import LogFeed
@@ -39,7 +40,9 @@ class Services:
         parts = [part for part in (self.bus, self.log, self.checkpoints) if part is not None]
         return f"<Services {parts}>"
 
-    def bind(self, exchange: Exchange, committer: Committer, ingest: Ingest) -> None:
+    def bind(
+        self, exchange: Exchange, committer: Committer, ingest: Ingest, joining: Joining
+    ) -> None:
         """The other parts, which need this one to be made."""
         core = self._core
         environment, health = core.environment, core.health
@@ -52,7 +55,7 @@ class Services:
             self.log = LogFeed(core, ingest, environment.log, exchange.room)
         if environment.checkpoints is not None:
             self.checkpoints = CheckpointFeed(
-                core, environment.checkpoints, ingest, committer, self.log
+                core, environment.checkpoints, joining, committer, self.log
             )
         for part, feed, setting in (
             (BUS, self.bus, "redis.url"),

@@ -115,17 +115,14 @@ async def test_a_snapshot_that_brings_too_many_heads(memory_world: World) -> Non
         receive(a, strangers(world, 10))
         life = a._check()
         opened = life.core.opener.open_snapshot(sealed)
-        host = life.core.hosts[opened.shard]
-        joined = life.exchange._ingest.snapshot(sealed, "somebody")
-        assert joined is not None
-        life.committer.join(host, joined[1], joined[0], "somebody")
+        assert await life.joining.take(opened.shard, sealed, "somebody")
         await eventually(lambda: world.probes["a"].counts["snapshot.joined"] == 1, "joined")
         with a.edit(Note, "n") as note:
             note.text = "behind the frames that absorb"
         await a.flush(timeout=10)
         named = await heads_named(world, a)
         assert max(named) == 16
-        assert sum(named) >= 50
+        assert sum(named) >= 40, "those of the snapshot, at least: earlier ones may be pruned"
         assert set(shard(a).heads) == {a.session}
         assert decode_snapshot(opened.body).frontier.keys() <= shard(a).frontier.keys()
         digest = a.digest()

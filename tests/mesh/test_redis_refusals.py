@@ -79,8 +79,8 @@ async def test_no_such_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "shown"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\nServer: some\r\n\r\n", "HTTP/1.1 400 Bad Request"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+        (b"HTTP/1.1 400 Bad Request\r\nServer: some\r\n\r\n", "no Redis server"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no Redis server"),
         (b"+OK\r\n", "no version in its INFO"),
         (b"*1\r\n:1\r\n", "list as the answer to INFO"),
         (b":garbage\r\n", "no Redis server"),

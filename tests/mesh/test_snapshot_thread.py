@@ -67,9 +67,9 @@ async def test_the_loop_goes_on_while_a_snapshot_is_encoded(
         assert threading.get_ident() not in holding.threads
         await a.flush(timeout=5)
         (record,) = await world.journal("a").snapshots()
-        found = a._check().exchange._ingest.snapshot(record.data, "a")
+        found = await a._check().joining.incoming(record.data, "a")
         assert found is not None
-        assert found[1].frontier[a.session] == upto - 1, "the shard as it was at the cut"
+        assert found.snapshot.frontier[a.session] == upto - 1, "the shard as it was at the cut"
         assert host.frames_since_snapshot == 1
         assert host.snapshot_bytes == len(record.data)
         async with running(b):
@@ -124,11 +124,9 @@ async def test_what_was_joined_and_cannot_be_kept_ends_the_replica(
     async with running(a):
         await write(a, "x" * 2_000)
         sealed = await a._check().committer.snapshot(host_of(a))
-    found = b._check().exchange._ingest.snapshot(sealed, "a")
-    assert found is not None
     with monkeypatch.context() as patch:
         patch.setattr(sealing, "_MAX_CONTENT_BYTES", 1_000)
-        b._check().committer.join(host_of(b), found[1], found[0], "a")
+        assert await b._check().joining.take(host_of(b).index, sealed, "a")
         await eventually(lambda: world.probes["b"].counts["replica.failed"] == 1, "failed")
     assert "use more shards" in str(world.probes["b"].latest["replica.failed"]["reason"])
     with pytest.raises(ReplicaClosed), b.edit(Note, "1") as note:

@@ -213,7 +213,7 @@ async def test_a_member_without_the_right_gives_no_snapshots(memory_world: World
         await converged(mute, a)  # its frames count
         host = mute._check().core.hosts[mute._check().editor.host("Note/1").index]
         sealed = await mute._check().committer.snapshot(host)
-        assert a._check().exchange._ingest.snapshot(sealed, "mute") is None
+        assert await a._check().joining.incoming(sealed, "mute") is None
         refused = world.probes["a"].latest["snapshot.refused"]
         assert refused["reason"] == "NotAllowed"
         assert "mute may not give snapshots" in str(refused["detail"])
@@ -245,9 +245,9 @@ async def test_snapshots_of_the_revoked_are_not_joined(memory_world: World) -> N
         await write(x, "one")
         await converged(x, a)
         sealed = await x._check().committer.snapshot(x._check().editor.host("Note/1"))
-        assert a._check().exchange._ingest.snapshot(sealed, "x") is not None
+        assert await a._check().joining.incoming(sealed, "x") is not None
         assert a._check().core.roll.adopt(next_roster(world, world.identity("x"))[1])
-        assert a._check().exchange._ingest.snapshot(sealed, "x") is None
+        assert await a._check().joining.incoming(sealed, "x") is None
         await eventually(lambda: linked(a) == set(), "and its link ends")
         assert world.probes["a"].latest["link.refused"]["reason"]
 

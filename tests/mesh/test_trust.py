@@ -88,9 +88,7 @@ async def test_a_snapshot_with_more_sessions_than_are_remembered(memory_world: W
             life = b._check()
             host = a._check().editor.host("Note/n")
             sealed = await a._check().committer.snapshot(host)
-            found = life.exchange._ingest.snapshot(sealed, "a")
-            assert found is not None
-            life.committer.join(life.core.hosts[host.index], found[1], found[0], "a")
+            assert await life.joining.take(host.index, sealed, "a")
             await eventually(lambda: world.probes["b"].counts["snapshot.joined"] > 0, "joined")
             await converged(a, b)
             receive(b, [second for _, second in pairs])
@@ -110,5 +108,5 @@ async def test_a_snapshot_that_leaves_certificates_out_is_refused(memory_world: 
         core = a._check().core
         host = a._check().editor.host("Note/n")
         sealed = host.snapshot(core.trust.certificates([core.session]), 1).seal(core.sealer)
-        assert a._check().exchange._ingest.snapshot(sealed, "somebody") is None
+        assert await a._check().joining.incoming(sealed, "somebody") is None
         assert world.probes["a"].latest["snapshot.refused"]["reason"] == "UnknownSession"

@@ -162,7 +162,7 @@ class Arena:
                 shard = len(case.data[0]) % self.material.shards
                 await self._publish(shard, case.data[0])
             elif case.kind == "snapshot":
-                if self.victim._check().exchange._ingest.snapshot(case.data[0], "x") is not None:
+                if await self.victim._check().joining.incoming(case.data[0], "x") is not None:
                     self._found("accepted", [case], "a snapshot nobody made was taken")
             elif case.kind == "greeting":
                 await self._link(case.data[0], [])
