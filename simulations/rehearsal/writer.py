@@ -36,6 +36,7 @@ from simulations.rehearsal.specimen import GONE, KEPT, Specimen
 EARLY, UNDEAD = "early", "undead"
 """Faults that a writer can be given, for the checkers to find: it says that writes are safe before
 they are; it writes again what it has deleted."""
+_EARLY_BY_MS: Final = 250
 
 _SHARED: Final = 8
 _TEXT_MAX: Final = 400
@@ -256,7 +257,11 @@ def settings_of(task: WriterTask) -> Settings:
     """Static seeds, a free port on loopback, small bounds so that snapshots happen."""
     return Settings(
         replica=ReplicaSettings(
-            name=task.name, snapshot_every_frames=_SNAPSHOT_FRAMES, close_timeout_s=2.0
+            name=task.name,
+            snapshot_every_frames=_SNAPSHOT_FRAMES,
+            close_timeout_s=2.0,
+            # Whoever says it too early has to be behind its word often enough to be found out.
+            flush_interval_ms=_EARLY_BY_MS if task.plant == EARLY else 0,
         ),
         peers=PeersSettings(
             listen="127.0.0.1:0", seeds=task.seeds, redial_min_s=0.05, redial_max_s=0.4
