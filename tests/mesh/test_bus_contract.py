@@ -16,7 +16,7 @@ from mesh.transports.memory_bus import MemoryBusServer
 from persistence.system import SystemEntropy
 from tests.mesh.redis_server import SHARDS, bus, buses_of, closing, serving, stream, token_key
 
-PROGRAMS = redis_programs() or [Path("no Redis server is installed")]
+PROGRAMS = redis_programs()
 CHECKS = pytest.mark.parametrize(
     "check", [*BUS_CHECKS, *OUTAGE_CHECKS], ids=lambda check: check.__name__.removeprefix("check_")
 )
@@ -55,10 +55,17 @@ async def test_memory_bus(check: Check) -> None:
     await check(in_memory)
 
 
+def test_redis_and_valkey_are_both_here() -> None:
+    names = {program.name for program in PROGRAMS}
+    assert names >= {"redis-server", "valkey-server"}, (
+        f"found only {sorted(names)}; run `make system` for Redis, `make install` for Valkey"
+    )
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 @CHECKS
 async def test_redis_bus(check: Check, program: Path, tmp_path: Path) -> None:
-    """Every server that there is on this machine: Redis and Valkey."""
+    """Every server that there is on this machine, at least Redis and Valkey."""
 
     @asynccontextmanager
     async def make() -> AsyncIterator[Buses]:
