@@ -54,7 +54,7 @@ class Core:
         self.probe = environment.probe
         self.opener = opener
         self.trust = opener.trust
-        self.sealer = Sealer(identity, key, opener.known)
+        self.sealer = Sealer(identity, key)
         self.roll = Roll(identity, environment.clock.wall_ms)
         self.clock = HybridClock(environment.clock.wall_ms, settings.replica.clock_drift_ms)
         self.hosts = hosts

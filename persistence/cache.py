@@ -10,7 +10,9 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """At most `limit` entries; putting one more forgets the one unused for longest."""
+    """At most `limit` entries; putting one more forgets the one unused for longest. Any thread may
+    use it.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -23,12 +25,18 @@ class BoundedCache(Generic[K, V]):
         """The value, now the most recently used; None if it is not (or no longer) there."""
         value = self._entries.get(key)
         if value is not None:
-            self._entries.move_to_end(key)
+            self._touch(key)
         return value
 
     def put(self, key: K, value: V) -> None:
         """Remember a value (never None)."""
         self._entries[key] = value
-        self._entries.move_to_end(key)
+        self._touch(key)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
+
+    def _touch(self, key: K) -> None:
+        try:
+            self._entries.move_to_end(key)
+        except KeyError:
+            return  # another thread has just had it forgotten

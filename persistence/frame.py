@@ -26,6 +26,7 @@ them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -143,6 +144,7 @@ class Frame(NamedTuple):
     hash: bytes
 
 
+_HEADER_TYPES: Final = [int, bytes, *[int] * 4, tuple, *[int] * 3, bytes, tuple]
 # Tells our hashes from anybody else's use of blake2b over the same bytes.
 _PERSON: Final = b"statemesh-frame1"
 
@@ -240,16 +242,21 @@ def parse_header(data: bytes, mesh: bytes) -> Header:
         raise Malformed("a frame header without a mesh id")
     if found != mesh:
         raise ForeignMesh(f"a frame of mesh {found.hex()} reached a replica of mesh {mesh.hex()}")
-    numbers = (*fields[2:6], *fields[7:10])
-    if any(type(number) is not int for number in numbers) or type(fields[10]) is not bytes:
+    if [*map(type, fields)] != _HEADER_TYPES:
         raise Malformed("a frame header with fields of wrong types")
     deps = pairs_of(fields[6], int, int, "deps", MAX_DEPS)
     extensions = pairs_of(fields[11], str, bytes, "extensions", MAX_EXTENSIONS)
-    header = Header._make((*fields[:6], tuple(deps), *fields[7:11], dict(extensions)))
-    # Sorted, no key twice, shortest numbers: what differs from the one encoding is nobody's.
-    if encode_header(header) != data:
+    # Shortest numbers, sorted, no key twice: what differs from the one encoding is nobody's.
+    if pack(fields) != data or not (_ascending(deps) and _ascending(extensions)):
         raise Malformed("a frame header that is not in its one encoding")
-    return header
+    return Header._make((*fields[:6], tuple(deps), *fields[7:11], dict(extensions)))
+
+
+def _ascending(pairs: list[tuple[Any, Any]]) -> bool:
+    """Whether each pair's first part is above the one before."""
+    return len(pairs) < 2 or all(
+        before[0] < after[0] for before, after in itertools.pairwise(pairs)
+    )
 
 
 def unpack_fields(data: bytes, what: str) -> tuple[Any, ...]:
@@ -273,7 +280,7 @@ def shown(value: object) -> str:
 def byte_fields(data: bytes, count: int, what: str) -> tuple[bytes, ...]:
     """Unpack exactly `count` byte strings in their one encoding. Raises Malformed."""
     fields = unpack_fields(data, what)
-    if len(fields) != count or any(type(field) is not bytes for field in fields):
+    if [*map(type, fields)] != [bytes] * count:
         raise Malformed(f"{what}: not {count} byte strings")
     # msgpack has several length prefixes for one string; only the shortest is ours, so that altered
     # bytes never pass for the same frame.
@@ -288,10 +295,9 @@ def pairs_of(flat: object, left: type, right: type, what: str, limit: int) -> li
         raise Malformed(f"{what} are not a list of pairs")
     if len(flat) > 2 * limit:
         raise Oversized(f"{len(flat) // 2} {what}, above {limit}")
-    pairs = list(zip(flat[::2], flat[1::2], strict=True))
-    if any(type(a) is not left or type(b) is not right for a, b in pairs):
+    if [*map(type, flat)] != [left, right] * (len(flat) // 2):
         raise Malformed(f"{what} with members of wrong types")
-    return pairs
+    return [*zip(flat[::2], flat[1::2], strict=True)]
 
 
 def _split(raw: bytes) -> tuple[bytes, ...]:
@@ -316,8 +322,11 @@ def _deps_fault(header: Header) -> str | None:
 def _extensions_fault(extensions: Mapping[str, bytes]) -> str | None:
     if len(extensions) > MAX_EXTENSIONS:
         return f"{len(extensions)} extensions, above {MAX_EXTENSIONS}"
-    if any(not 0 < len(key.encode()) <= MAX_EXTENSION_KEY_BYTES for key in extensions):
-        return f"an extension's name is 1 to {MAX_EXTENSION_KEY_BYTES} bytes"
-    if sum(map(len, extensions.values())) > MAX_EXTENSION_BYTES:
+    size = 0
+    for key, value in extensions.items():
+        if not 0 < len(key.encode()) <= MAX_EXTENSION_KEY_BYTES:
+            return f"an extension's name is 1 to {MAX_EXTENSION_KEY_BYTES} bytes"
+        size += len(value)
+    if size > MAX_EXTENSION_BYTES:
         return f"extensions of more than {MAX_EXTENSION_BYTES} bytes"
     return None

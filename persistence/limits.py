@@ -95,7 +95,7 @@ COMPRESS_LEVEL: Final = 1
 
 # Caches. An entry is at most ~2 kB, and a miss costs one signature check or one key derivation.
 MAX_CACHED_KEYS: Final = 8192
-MAX_CACHED_FLUSHES: Final = 1024
+MAX_CACHED_FLUSHES: Final = 4096
 MAX_KNOWN_SESSIONS: Final = 65_536
 MAX_KNOWN_REPLICAS: Final = 4096
 

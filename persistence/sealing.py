@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -74,8 +74,11 @@ _NONCE_BYTES: Final = 12
 # Leaves room for header, signature and certificate around what does not compress.
 _MAX_CONTENT_BYTES: Final = MAX_SNAPSHOT_BYTES - (64 << 10)
 
-Flushes: TypeAlias = BoundedCache[tuple[int, bytes, bytes], bool]
-"""(session, siblings, signature) of flushes whose signature is known to be good."""
+_GOOD: Final[BoundedCache[tuple[bytes, bytes, bytes], bool]] = BoundedCache(MAX_CACHED_FLUSHES)
+"""(certificate, siblings, signature) of flushes whose signature is known to be good, for all of the
+process: that is a fact about these bytes, whoever asks. Whether a certificate is believed is each
+opener's own matter.
+"""
 
 
 class Draft(NamedTuple):
@@ -97,27 +100,25 @@ class Draft(NamedTuple):
     policy: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedFrame:
+class VerifiedFrame(NamedTuple):
     """A frame of this mesh, proven to be its session's, still sealed. Not `writes`: its author may
     not, so `decrypt` gives it an empty body, which all readers, at any time, take for a void one.
     """
 
     header: Header
-    frame: Frame = field(repr=False)
+    frame: Frame
     replica: str
     writes: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedFrame:
+class OpenedFrame(NamedTuple):
     """A frame of this mesh, proven to be its session's. `body` is decoded by
     `crdt.operation.decode_body`.
     """
 
     header: Header
-    body: bytes = field(repr=False)
-    hash: bytes = field(repr=False)
+    body: bytes
+    hash: bytes
     replica: str
 
 
@@ -143,17 +144,12 @@ class OpenedSnapshot:
 class Sealer:
     """Seals what one session writes. One per session: it is what keeps a nonce from being used
     twice.
-
-    `known`: the `Opener.known` of who reads its own frames back, and need not verify them then.
     """
 
-    def __init__(
-        self, identity: Identity, session_key: SessionKey, known: Flushes | None = None
-    ) -> None:
+    def __init__(self, identity: Identity, session_key: SessionKey) -> None:
         self._genesis = identity.mesh
         self._key = session_key
         self._ciphers = Ciphers(identity.mesh)
-        self._known = known
         # Per shard: the last seq sealed, and that frame's hash.
         self._sealed: dict[int, tuple[int, bytes]] = {}
 
@@ -183,8 +179,8 @@ class Sealer:
             flush = parts[start : start + size]
             siblings = b"".join(part.hash for part in flush)
             signature = self._key.sign(_FLUSH_CONTEXT + self._genesis.id + siblings)
-            if self._known is not None:
-                self._known.put((self._key.session, siblings, signature), True)
+            # Own frames come back, from a bus say, and need not be verified then.
+            _GOOD.put((self._key.certificate, siblings, signature), True)
             frames += (
                 encode_frame(
                     part.header,
@@ -280,8 +276,6 @@ class Opener:
         self._genesis = genesis
         self.trust = trust
         self._ciphers = Ciphers(genesis)
-        # Of flushes that verified: their other frames need no second check.
-        self.known: Flushes = BoundedCache(MAX_CACHED_FLUSHES)
 
     @property
     def genesis(self) -> Genesis:
@@ -370,11 +364,11 @@ class Opener:
 
     def _verify(self, frame: Frame, info: SessionInfo) -> None:
         siblings = frame.siblings
-        hashes = (siblings[at : at + HASH_BYTES] for at in range(0, len(siblings), HASH_BYTES))
-        if frame.hash not in hashes:
+        if not _is_among(frame.hash, siblings):
             raise BadSignature(f"a frame of {info.replica!r} that its flush does not contain")
-        flush = (info.session, siblings, frame.signature)
-        if self.known.get(flush):
+        # A flush that was verified: its other frames need no second check.
+        flush = (info.certificate, siblings, frame.signature)
+        if _GOOD.get(flush):
             return
         try:
             info.key.verify(frame.signature, _FLUSH_CONTEXT + self._genesis.id + siblings)
@@ -382,7 +376,7 @@ class Opener:
             raise BadSignature(
                 f"a frame of {info.replica!r} (session {info.session}) that it did not sign"
             ) from fault
-        self.known.put(flush, True)
+        _GOOD.put(flush, True)
 
     def _snapshot_header(self, data: bytes) -> tuple[int, int, int, int, bytes]:
         fields = unpack_fields(data, "snapshot header")
@@ -406,6 +400,14 @@ class Opener:
                 f"a snapshot of shard {shard}, in a mesh of {self._genesis.shards} shards"
             )
         return shard, session, key_id, stamp, nonce
+
+
+def _is_among(found: bytes, hashes: bytes) -> bool:
+    """Whether it is one of the hashes, which stand one after the other."""
+    at = hashes.find(found)
+    while at % HASH_BYTES and at >= 0:  # across the border of two of them: look on
+        at = hashes.find(found, at + 1)
+    return at >= 0
 
 
 def _nonce(first: int) -> bytes:
