@@ -8,6 +8,7 @@ append, exactly.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,7 @@ from persistence.base import (
     StorageError,
 )
 from persistence.frame import CLOSE_EXTENSION, Header, UnknownKey, UnknownVersion
+from persistence.limits import MAX_CACHED_FRAME_BYTES, MAX_CACHED_FRAMES
 from persistence.sealing import Opener
 
 # How many frames recovery asks a journal for at once.
@@ -201,13 +203,20 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read_transactions(header: Header, body: bytes) -> list[Transaction] | None:
+@functools.lru_cache(MAX_CACHED_FRAMES)
+def _decoded(body: bytes) -> tuple[Transaction, ...]:
+    """A small body, decoded once for all replicas of a process that get it."""
+    return tuple(decode_body(body))
+
+
+def read_transactions(header: Header, body: bytes) -> Sequence[Transaction] | None:
     """The transactions of an opened frame; None if it is void: seqs used up, nothing applied.
 
     A pure function of the frame's bytes, so every replica comes to the same verdict.
     """
     try:
-        transactions = decode_body(body)
+        small = len(body) <= MAX_CACHED_FRAME_BYTES
+        transactions = _decoded(body) if small else decode_body(body)
     except CodecError:
         return None
     if operation_count(transactions) != header.last - header.first + 1:

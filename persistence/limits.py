@@ -21,6 +21,8 @@ __all__ = (
     "HASH_BYTES",
     "MAX_BODY_BYTES",
     "MAX_CACHED_FLUSHES",
+    "MAX_CACHED_FRAMES",
+    "MAX_CACHED_FRAME_BYTES",
     "MAX_CACHED_KEYS",
     "MAX_CERTIFICATE_BYTES",
     "MAX_CHECKED_BYTES",
@@ -96,6 +98,8 @@ COMPRESS_LEVEL: Final = 1
 # Caches. An entry is at most ~2 kB, and a miss costs one signature check or one key derivation.
 MAX_CACHED_KEYS: Final = 8192
 MAX_CACHED_FLUSHES: Final = 4096
+MAX_CACHED_FRAMES: Final = 2048
+MAX_CACHED_FRAME_BYTES: Final = 2 << 10
 MAX_KNOWN_SESSIONS: Final = 65_536
 MAX_KNOWN_REPLICAS: Final = 4096
 

@@ -14,6 +14,7 @@ from it, and no state is needed.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ from persistence.limits import (
     HASH_BYTES,
     MAX_BODY_BYTES,
     MAX_CACHED_FLUSHES,
+    MAX_CACHED_FRAME_BYTES,
+    MAX_CACHED_FRAMES,
     MAX_SNAPSHOT_BYTES,
     MAX_SNAPSHOT_SESSIONS,
     MAX_STAMP,
@@ -74,11 +77,13 @@ _NONCE_BYTES: Final = 12
 # Leaves room for header, signature and certificate around what does not compress.
 _MAX_CONTENT_BYTES: Final = MAX_SNAPSHOT_BYTES - (64 << 10)
 
+# What was found out about bytes is true for all replicas of a process, and for a frame that comes
+# again by another way. Whose certificates and which mesh keys count is each opener's own matter.
 _GOOD: Final[BoundedCache[tuple[bytes, bytes, bytes], bool]] = BoundedCache(MAX_CACHED_FLUSHES)
-"""(certificate, siblings, signature) of flushes whose signature is known to be good, for all of the
-process: that is a fact about these bytes, whoever asks. Whether a certificate is believed is each
-opener's own matter.
-"""
+"""(certificate, siblings, signature) of flushes whose signature is good."""
+_BODIES: Final[BoundedCache[tuple[bytes, bytes], bytes]] = BoundedCache(MAX_CACHED_FRAMES)
+"""{(mesh key, frame hash): body} of small frames."""
+_parsed: Final = functools.lru_cache(MAX_CACHED_FRAMES)(parse_frame)
 
 
 class Draft(NamedTuple):
@@ -306,7 +311,8 @@ class Opener:
         """The first half of `unseal`, which costs little where the same flush was verified before:
         enough for who only wants to know what a frame is. Raises as `unseal`, but UnknownKey.
         """
-        frame = parse_frame(raw, self._genesis.id, self._genesis.shards)
+        parse = _parsed if len(raw) <= MAX_CACHED_FRAME_BYTES else parse_frame
+        frame = parse(raw, self._genesis.id, self._genesis.shards)
         info = self._author(frame)
         self._verify(frame, info)
         return VerifiedFrame(frame.header, frame, info.replica, info.certified.writes)
@@ -316,9 +322,14 @@ class Opener:
         header, frame = verified.header, verified.frame
         if not verified.writes:
             return OpenedFrame(header, b"", frame.hash, verified.replica)
-        cipher = self._ciphers.find(_FRAME_KEY, header.session, header.shard, header.key_id)
-        plain = _decrypt(cipher, _nonce(header.first), frame.sealed, frame.header_bytes)
-        return OpenedFrame(header, _inflate(plain, MAX_BODY_BYTES), frame.hash, verified.replica)
+        known = self._genesis.keys.get(header.key_id, b""), frame.hash
+        if (body := _BODIES.get(known)) is None:
+            cipher = self._ciphers.find(_FRAME_KEY, header.session, header.shard, header.key_id)
+            plain = _decrypt(cipher, _nonce(header.first), frame.sealed, frame.header_bytes)
+            body = _inflate(plain, MAX_BODY_BYTES)
+            if len(body) <= MAX_CACHED_FRAME_BYTES:
+                _BODIES.put(known, body)
+        return OpenedFrame(header, body, frame.hash, verified.replica)
 
     def open_snapshot(self, raw: bytes) -> OpenedSnapshot:
         """Verify and open a sealed snapshot, and learn the certificates in it. Raises a FrameError.
