@@ -9,6 +9,7 @@ document, and a document is copied when it is next changed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -274,25 +275,37 @@ class EntryStore:
 
     def sum(self) -> int:
         """The digest's sum over all entries; costs what changed since it was last asked for."""
-        total = self._sum
-        hashed = self._hash.entry
-        for document, changes in self._dirty.items():
-            for path, before in changes.items():
-                held = self.holding(document, path)
-                if isinstance(before, dict):
-                    for (session, seq), old in before.items():
-                        now = payload_at(held, session, seq)
-                        if now != old:
-                            total -= 0 if old is None else hashed(document, path, session, seq, old)
-                            total += 0 if now is None else hashed(document, path, session, seq, now)
-                elif before != held:
-                    total -= 0 if before is None else hashed(document, path, *before)
-                    if held is not None:
-                        for entry in entries_of(held):
-                            total += hashed(document, path, *entry)
-        self._dirty.clear()
-        self._sum = total % MODULUS
+        self.hash_some(len(self._dirty))
         return (self._sum + self._generation_sum) % MODULUS
+
+    def hash_some(self, documents: int) -> int:
+        """Do a part of what `sum` has to, of so many changed documents; how many are left."""
+        total = self._sum
+        for document in list(itertools.islice(self._dirty, documents)):
+            total += self._difference(document, self._dirty.pop(document))
+        self._sum = total % MODULUS
+        if not self._dirty:
+            self._dirty.clear()  # or its table stays as large as it ever was
+        return len(self._dirty)
+
+    def _difference(self, document: str, changes: Mapping[bytes, Before]) -> int:
+        """What a document's changes add to the sum."""
+        total = 0
+        hashed = self._hash.entry
+        for path, before in changes.items():
+            held = self.holding(document, path)
+            if isinstance(before, dict):
+                for (session, seq), old in before.items():
+                    now = payload_at(held, session, seq)
+                    if now != old:
+                        total -= 0 if old is None else hashed(document, path, session, seq, old)
+                        total += 0 if now is None else hashed(document, path, session, seq, now)
+            elif before != held:
+                total -= 0 if before is None else hashed(document, path, *before)
+                if held is not None:
+                    for entry in entries_of(held):
+                        total += hashed(document, path, *entry)
+        return total
 
     def document_sum(self, document: str) -> int:
         """The sum over one document's entries, computed afresh."""

@@ -149,14 +149,9 @@ class Shard:
         return self._texts.paths(document)
 
     def edit_text(
-        self,
-        session: int,
-        document: str,
-        path: bytes,
-        edits: Sequence[SharedEdit],
-        *,
+        self, session: int, document: str, path: bytes, edits: Sequence[SharedEdit], *,
         fresh: bool = False,
-    ) -> bytes:
+    ) -> bytes:  # fmt: skip
         """Perform a local author's edits of a text or sequence at once, and return the payload of
         the one operation that says so; the caller applies that operation next. `fresh`: on an empty
         text, because an operation before that one begins the document's next generation.
@@ -170,6 +165,10 @@ class Shard:
         last time.
         """
         return ((self._store.sum() + self._texts.sum()) % MODULUS).to_bytes(DIGEST_BYTES)
+
+    def hash_some(self, documents: int) -> int:
+        """Do a part of the work of `digest`, of so many changed documents; how many are left."""
+        return self._store.hash_some(documents)
 
     def document_digest(self, document: str) -> bytes:
         """8 bytes over one document, computed afresh."""

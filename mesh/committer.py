@@ -26,6 +26,7 @@ from crdt.snapshot import ShardSnapshot
 from mesh.core import CLOSED_META, Core
 from mesh.dissemination import Backoff
 from mesh.health import DOWN, JOURNAL, OK
+from mesh.heap import Heap
 from mesh.outbox import Cut
 from mesh.repair import Capture
 from mesh.shards import ShardHost, TakenSnapshot
@@ -34,6 +35,9 @@ from persistence.limits import MAX_COMMIT_BYTES
 from persistence.sealing import Draft, OpenedSnapshot
 
 T = TypeVar("T")
+
+HASHED_AT_ONCE = 128
+"""Changed documents whose part of a digest is computed before others have the event loop."""
 
 
 class Outlet(Protocol):
@@ -116,6 +120,7 @@ class Committer:
         self._hard_prune = False
         self._closed = core.closed_meta()
         self._backoff = Backoff(0.05, 2.0, core.environment.entropy.stream("journal.backoff"))
+        self._heap = Heap(freeze=core.settings.replica.gc_freeze)
         self.outbox_bytes = 0
 
     def __repr__(self) -> str:
@@ -205,6 +210,7 @@ class Committer:
             self._urgent.clear()
             self._started = self._core.now()
             await self._commit(self._cut())
+            self._heap.grown(sum(host.lattice.entry_count for host in self._core.hosts))
             if closing and not self._wake.is_set():
                 return
             # A journal need not ever suspend, and there may be more to do by now.
@@ -222,10 +228,14 @@ class Committer:
                 return
 
     async def _hash(self) -> None:
-        """Compute digests shard by shard: the cut, which can't let others run, has little left."""
+        """Compute digests piece by piece: the cut, which can't let others run, has little left."""
         for host in self._core.hosts:
             if host.changed:
-                host.lattice.digest()
+                left = host.lattice.hash_some(HASHED_AT_ONCE)
+                # As often as it takes for what there is now, not for what comes meanwhile.
+                for _ in range(-(-left // HASHED_AT_ONCE)):
+                    await asyncio.sleep(0)
+                    host.lattice.hash_some(HASHED_AT_ONCE)
                 await asyncio.sleep(0)
 
     # ------------------------------------------------------------------ the cut: no await

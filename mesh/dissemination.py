@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mesh.wire import MAX_FRAMES, MAX_MESSAGE_BYTES
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import random
 
 FRAMES_PER_MESSAGE_BYTES = 32 << 10
-"""Whoever gets a message deals with all of it before others have the event loop."""
+FRAMES_PER_TURN_BYTES = 8 << 10
+"""Frames of a message that are dealt with before others have the event loop."""
 MAX_CONTROL_MESSAGES = 4_096
 MAX_CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
 """Frontiers of all shards at once fit in it, of a hundred thousand sessions each."""
@@ -96,6 +97,20 @@ class SendQueue:
     def _add(self, is_frame: bool, data: bytes) -> None:
         self._items.append((is_frame, data))
         self.bytes += len(data)
+
+
+def slices(frames: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
+    """The frames, in order, in parts of about `FRAMES_PER_TURN_BYTES`."""
+    part: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if part and size + len(frame) > FRAMES_PER_TURN_BYTES:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(frame)
+        size += len(frame)
+    if part:
+        yield tuple(part)
 
 
 class Backoff:

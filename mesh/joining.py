@@ -24,7 +24,7 @@ from persistence.frame import UnknownSession
 from persistence.journal import uncollected
 from persistence.sealing import OpenedSnapshot
 
-LARGE_BYTES = 4 << 20
+LARGE_BYTES = 256 << 10
 """A decoded body of this size makes so many objects that the garbage collector is kept from walking
 through them while they are made."""
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from crdt.errors import CodecError, MeshError
 from mesh.core import Core
-from mesh.dissemination import Limiter, SendQueue
+from mesh.dissemination import Limiter, SendQueue, slices
 from mesh.environment import Link, LinkClosed, PeerRefused
 from mesh.repair import Assembly, merged
 from mesh.wire import (
@@ -272,8 +272,11 @@ class PeerLink:
                 continue
             if isinstance(message, Bye):
                 raise LinkClosed(f"{self.name} says: {message.reason}")
-            self._conversation.message(self, message)
-            if isinstance(message, Frames):
+            if not isinstance(message, Frames):
+                self._conversation.message(self, message)
+                continue
+            for part in slices(message.frames):
+                self._conversation.message(self, Frames(part))
                 self._throttled = True
                 await self._conversation.room()
                 self._throttled = False

@@ -108,6 +108,7 @@ class BusFeed:
             # Else these positions meant another history, or were given up meanwhile.
             if self.tail.moves == moves and not self._changed(batch.generation):
                 await self._take(batch, positions)
+            await self._pace(len(batch.entries))
 
     async def _read(self, positions: Mapping[int, str]) -> BusBatch:
         limit = self._core.settings.redis.read_entries
@@ -144,6 +145,13 @@ class BusFeed:
                 await asyncio.sleep(0)
                 if self.tail.moves != moves:
                     return
+
+    async def _pace(self, entries: int) -> None:
+        """Others write in flushes spaced like ours: what comes of one is read at once, and not in
+        as many reads as it has frames. Where there is more to catch up with, nothing waits.
+        """
+        if 0 < entries < self._core.settings.redis.read_entries:
+            await asyncio.sleep(self._core.settings.replica.flush_interval_ms / 1000)
 
     async def _publish(self, records: Sequence[FrameRecord]) -> None:
         known = self._generation

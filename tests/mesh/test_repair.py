@@ -9,7 +9,15 @@ import random
 import pytest
 
 from crdt.errors import CodecError
-from mesh.dissemination import Backoff, Limiter, SendQueue, keeps_new, pick
+from mesh.dissemination import (
+    FRAMES_PER_TURN_BYTES,
+    Backoff,
+    Limiter,
+    SendQueue,
+    keeps_new,
+    pick,
+    slices,
+)
 from mesh.peers import PeerBook
 from mesh.repair import (
     FEW_OPERATIONS,
@@ -204,3 +212,10 @@ def test_the_peer_book_knows_lag_and_what_everybody_has() -> None:
     assert (infos["c"].connected, infos["c"].since) == (False, 7)
     # A new session may have lost its disk.
     assert book.met("b", 21, "b:1", now_ms=9).known == {}
+
+
+def test_frames_are_dealt_with_in_small_parts_and_in_order() -> None:
+    half = FRAMES_PER_TURN_BYTES // 2
+    frames = tuple(bytes([number]) * size for number, size in enumerate([half, half, 1, 9 * half]))
+    assert list(slices(frames)) == [frames[:2], frames[2:3], frames[3:]]
+    assert list(slices(())) == []
