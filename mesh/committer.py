@@ -26,7 +26,7 @@ from crdt.snapshot import ShardSnapshot
 from mesh.core import CLOSED_META, Core
 from mesh.dissemination import Backoff
 from mesh.health import DOWN, JOURNAL, OK
-from mesh.heap import Heap
+from mesh.heap import LOOK_EVERY, Heap
 from mesh.outbox import Cut
 from mesh.repair import Capture
 from mesh.shards import ShardHost, TakenSnapshot
@@ -120,7 +120,10 @@ class Committer:
         self._hard_prune = False
         self._closed = core.closed_meta()
         self._backoff = Backoff(0.05, 2.0, core.environment.entropy.stream("journal.backoff"))
-        self._heap = Heap(freeze=core.settings.replica.gc_freeze)
+        self._heap = Heap(
+            lambda: sum(host.lattice.entry_count for host in core.hosts),
+            freeze=core.settings.replica.gc_freeze,
+        )
         self.outbox_bytes = 0
 
     def __repr__(self) -> str:
@@ -209,8 +212,10 @@ class Committer:
             self._wake.clear()
             self._urgent.clear()
             self._started = self._core.now()
-            await self._commit(self._cut())
-            self._heap.grown(sum(host.lattice.entry_count for host in self._core.hosts))
+            work = self._cut()
+            await self._commit(work)
+            joined = any(save.joined for save in work.saves)
+            self._heap.took(LOOK_EVERY if joined else len(work.records))
             if closing and not self._wake.is_set():
                 return
             # A journal need not ever suspend, and there may be more to do by now.
@@ -251,9 +256,9 @@ class Committer:
         joined = {join.host.index: join.host for join in joins if self._join(join)}
         if self._joins:
             self.wake(urgent=True)
-        for host in core.hosts:
-            if host.snapshot_due(core.settings.replica.snapshot_every_frames):
-                self._snapshots.setdefault(host.index, [])
+        for index in {record.shard for record in work.records}:
+            if core.hosts[index].snapshot_due(core.settings.replica.snapshot_every_frames):
+                self._snapshots.setdefault(index, [])
         for index in sorted({*self._snapshots, *joined}):
             host = core.hosts[index]
             certificates = core.trust.certificates(sorted(host.lattice.frontier))
@@ -267,7 +272,8 @@ class Committer:
             host.inbox.rescan()
         self._absorb()
         for host in core.hosts:
-            self._outlet.pump(host)
+            if host.inbox.frames:
+                self._outlet.pump(host)
         return work
 
     def _absorb(self) -> None:
