@@ -59,8 +59,7 @@ class OldPeer:
     @asynccontextmanager
     async def linked(self, address: str) -> AsyncIterator[None]:
         """Dial, greet, and converse until the end of the block."""
-        self._link = await self._transport.dial(address)
-        await self.say(self.hello)
+        await self.greet(await self._transport.dial(address))
         conversing = asyncio.ensure_future(self._converse())
         try:
             yield
@@ -70,6 +69,10 @@ class OldPeer:
             await self._link.close()
             if not conversing.cancelled():
                 conversing.result()
+
+    async def greet(self, link: Link) -> None:
+        self._link = link
+        await self.say(self.hello)
 
     async def say(self, *words: Word) -> None:
         for word in words:

@@ -1,7 +1,8 @@
 """Programs of the first wire version are still understood, and told nothing that they don't know.
+Later words stay what they were, too.
 
-They are played by a codec that was frozen (`frozen_wire_1`): nothing that is done to `mesh.wire`
-changes what they say and understand.
+The first programs are played by a codec that was frozen (`frozen_wire_1`): nothing that is done to
+`mesh.wire` changes what they say and understand.
 """
 
 from __future__ import annotations
@@ -17,21 +18,30 @@ from mesh.wire import (
     Certificates,
     Frames,
     Frontier,
+    Graft,
     Hello,
+    Holds,
     Journaled,
+    MeshKeys,
     Message,
     Ping,
+    Prune,
     Range,
+    RosterNews,
+    RosterVersion,
     Served,
     SnapshotPart,
     Summary,
     SummaryRow,
     Want,
     WantCertificates,
+    WantKeys,
+    WantRest,
     WantSnapshot,
     decode,
     encode,
 )
+from mesh.wire.presence import Presence, PresenceRow
 from tests.mesh import frozen_wire_1 as frozen
 from tests.mesh.old_peer import OldPeer
 from tests.mesh.world import Task, World, converged, eventually, running
@@ -57,6 +67,22 @@ TODAY: tuple[Message, ...] = (
     Bye("closing – é"),
 )
 """What `frozen.RECORDED` means, one by one, in today's classes."""
+LATER: tuple[tuple[int, Message, str], ...] = (
+    (2, Prune((1, 2**53 - 1)), "920d9201cf001fffffffffffff"),
+    (2, Graft((5,)), "920e9105"),
+    (
+        2,
+        Presence((PresenceRow("agent-a", 1_790_000_000_000, (130 << 42) | 77, 9, 5_000, b"body"),)),
+        "92149196a76167656e742d61cf000001a0c4506c00cf000208000000004d09cd1388c404626f6479",
+    ),
+    (2, RosterVersion(7, (1, 2)), "931807920102"),
+    (2, RosterNews(b"signed"), "9219c4067369676e6564"),
+    (2, MeshKeys(((2, b"k" * 32),)), "921a9202c420" + 32 * "6b"),
+    (2, WantKeys((2, 2**32 - 1)), "921b9202ceffffffff"),
+    (2, Holds((0, 300)), "921c9200cd012c"),
+    (3, WantRest(4, 1, 3), "941d040103"),
+)
+"""Words that came later: the version they came with, and their bytes as recorded then."""
 PAIRS = [
     pytest.param(word, data, message, id=type(message).__name__)
     for (word, data), message in zip(frozen.RECORDED, TODAY, strict=True)
@@ -81,6 +107,21 @@ def test_version_1_has_the_words_it_had() -> None:
     assert {type(message) for message in TODAY} == {
         word.cls for word in VOCABULARY._by_kind.values() if word.since == 1
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "recorded"), [pytest.param(*each, id=type(each[0]).__name__) for _, *each in LATER]
+)
+def test_later_words_are_read_and_written_as_they_were(message: Message, recorded: str) -> None:
+    assert decode(bytes.fromhex(recorded)) == message
+    assert encode(message).hex() == recorded
+
+
+def test_every_later_word_is_recorded_with_its_version() -> None:
+    """A word without a line in `LATER` is new: it needs one, and a version above the newest."""
+    words = {word.cls: word.since for word in VOCABULARY._by_kind.values() if word.since > 1}
+    assert {type(message): since for since, message, _ in LATER} == words
+    assert max(words.values()) == WIRE_NEWEST
 
 
 def test_the_frozen_codec_refuses_what_came_later() -> None:
@@ -151,7 +192,7 @@ async def test_it_is_repaired_by_ranges(world: World) -> None:
 
 
 async def test_it_is_repaired_by_a_snapshot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh.repair.SNAPSHOT_PART_BYTES", 500)
+    monkeypatch.setattr("mesh.transfers.SNAPSHOT_PART_BYTES", 500)
     a = world.replica("a", replica__snapshot_every_frames=10)
     old = OldPeer(world, "old")
     async with running(a):
