@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from crdt.errors import CodecError
 from mesh.broadcast import Broadcast
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.dissemination import keeps_new, pick
 from mesh.environment import PeerRefused
+from mesh.fetching import Fetching
 from mesh.health import DEGRADED, OFF, OK, PEERS
 from mesh.ingest import STUCK_S, Ingest, Reception
 from mesh.joining import Joining
@@ -35,12 +35,14 @@ from mesh.wire import (
     Message,
     Prune,
     Range,
+    Request,
     Served,
     SnapshotPart,
     Summary,
     SummaryRow,
     Want,
     WantCertificates,
+    WantRest,
     WantSnapshot,
 )
 from persistence.base import FrameRecord
@@ -77,8 +79,8 @@ class Exchange:
             Frontier: self._frontier,
             Want: self._asked,
             WantSnapshot: self._asked,
+            WantRest: self._asked,
             Served: self._served,
-            SnapshotPart: self._snapshot_part,
             Certificates: self._certificates,
             WantCertificates: self._want_certificates,
             Holds: self._holds,
@@ -89,7 +91,7 @@ class Exchange:
         self._on_down: list[Callable[[PeerLink], None]] = []
         self._committer: Committer
         self._ingest: Ingest
-        self._joining: Joining
+        self._fetching: Fetching
         self._serving: Serving
 
     def __repr__(self) -> str:
@@ -97,8 +99,10 @@ class Exchange:
 
     def bind(self, committer: Committer, ingest: Ingest, joining: Joining) -> None:
         """The other parts, which need this one to be made."""
-        self._committer, self._ingest, self._joining = committer, ingest, joining
+        self._committer, self._ingest = committer, ingest
         self._serving = Serving(self._core, committer)
+        self._fetching = Fetching(self._core, self._requests, joining)
+        self.hear(SnapshotPart, self._fetching.part)
 
     def hear(self, cls: type[W], handler: Callable[[PeerLink, W], None]) -> None:
         """Let `handler(link, message)` deal with messages of this class; it must not block."""
@@ -133,6 +137,7 @@ class Exchange:
                 raise PeerRefused(f"{link.name} is linked already at {old.address}")
             old.end(f"replaced by a link at {link.address}")
             self._requests.gone(link.name)
+            self._fetching.left(old)
         elif len(self._links) >= core.settings.peers.connections_max:
             raise PeerRefused(f"{len(self._links)} peers are the most held here")
         self._links[link.name] = link
@@ -160,6 +165,7 @@ class Exchange:
         """See `links.Conversation`."""
         core = self._core
         core.probe.event("link.down", peer=link.name, address=link.address, reason=reason)
+        self._fetching.left(link)
         if self._links.get(link.name) is link:
             del self._links[link.name]
             core.book.left(link.name, core.environment.clock.wall_ms(), core.now())
@@ -184,7 +190,7 @@ class Exchange:
         bound = self._core.settings.replica.owed_bytes_max
         await self._core.waiters.until(lambda: self._committer.owed <= bound)
 
-    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+    async def serve(self, link: PeerLink, request: Request) -> None:
         """See `links.Conversation`."""
         await self._serving.serve(link, request)
 
@@ -210,7 +216,7 @@ class Exchange:
 
     def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
         """See `committer.Outlet`."""
-        self._requests.joined(shard)
+        self._fetching.joined(shard)
         self._joined_at[shard] = self._core.now()
         for link in self._links.values():
             self._tell(link, {shard: dict(frontier)})
@@ -245,8 +251,10 @@ class Exchange:
 
     def tick(self) -> None:
         """Regular anti-entropy: everybody's owed acknowledgements, and a summary to a random
-        peer.
+        peer. What was kept for peers to come back to is given up after a while.
         """
+        self._serving.trim()
+        self._fetching.trim()
         for link in self._links.values():
             self._tell_all(link)
         name = pick(list(self._links), self._rng)
@@ -302,7 +310,7 @@ class Exchange:
         link.summary.update((row.shard, row) for row in message.rows)
         self._committer.want_capture()
 
-    def _asked(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+    def _asked(self, link: PeerLink, request: Request) -> None:
         if request.shard < len(self._core.hosts):
             link.ask(request)
 
@@ -334,7 +342,7 @@ class Exchange:
                 )  # fmt: skip
                 # Should joining not help, this must not become a storm of snapshots.
                 if core.now() - self._joined_at.get(row.shard, -ASK_AGAIN_S) >= ASK_AGAIN_S:
-                    self._want_snapshot(link, row.shard)
+                    self._fetching.want(link, row.shard)
 
     def _knows(self, link: PeerLink, shard: int, frontier: Mapping[int, int]) -> None:
         """What this peer has on disk at least."""
@@ -357,7 +365,7 @@ class Exchange:
         lattice = core.hosts[message.shard].lattice
         wanted = plan(lattice.frontier, lattice.floor, message)
         if wanted.snapshot:
-            self._want_snapshot(link, message.shard)
+            self._fetching.want(link, message.shard)
         elif wanted.ranges:
             self._want(link, message.shard, wanted.ranges)
 
@@ -371,33 +379,7 @@ class Exchange:
         host = core.hosts[message.shard]
         theirs = peer.known.get(message.shard, {})
         if any(not host.lattice.seen(session, seq) for session, seq in theirs.items()):
-            self._want_snapshot(link, message.shard)
-
-    def _snapshot_part(self, link: PeerLink, part: SnapshotPart) -> None:
-        core = self._core
-        if not self._requests.expects(part.shard, link.name):
-            # Nobody may fill our memory with what we never asked for. What comes late, after
-            # another peer was asked or has sent the shard, is no garbage.
-            link.assembly.clear()
-            if part.shard not in link.snapshots_asked:
-                core.refuse("snapshot.refused", "Unasked", peer=link.name, detail="not asked for")
-                link.refused()
-            return
-        self._requests.progress(link.name, core.now())
-        try:
-            data = link.assembly.add(part)
-        except CodecError as error:
-            core.refuse("snapshot.refused", "CodecError", peer=link.name, detail=str(error))
-            link.refused()
-            return
-        if data is None:
-            return
-
-        def refused() -> None:
-            self._requests.joined(part.shard)
-            link.refused()
-
-        self._joining.offer(part.shard, data, link.name, refused)
+            self._fetching.want(link, message.shard)
 
     def _certificates(self, link: PeerLink, message: Certificates) -> None:
         for data in message.certificates:
@@ -419,16 +401,6 @@ class Exchange:
         if fresh:
             core.probe.event("repair.asked", peer=link.name, shard=shard, ranges=len(fresh))
             link.send(Want(shard, fresh))
-
-    def _want_snapshot(self, link: PeerLink, shard: int) -> None:
-        if link.member is not None and not link.member.gives_snapshots:
-            return  # What it gave would be refused; another peer is met in another round.
-        if self._joining.waits(shard):
-            return
-        if self._requests.snapshot(shard, link.name, self._core.now()):
-            self._core.probe.event("repair.snapshot", peer=link.name, shard=shard)
-            link.snapshots_asked.add(shard)
-            link.send(WantSnapshot(shard))
 
     def _tell(self, link: PeerLink, fresh: Mapping[int, Mapping[int, int]]) -> None:
         """Acknowledge the peer's own frames at once; the rest waits for the next tick."""

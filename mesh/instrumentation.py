@@ -38,6 +38,7 @@ EVENTS: Mapping[str, str] = {
     "snapshot.saved": "A shard's snapshot is on disk.",
     "snapshot.joined": "A peer's snapshot of a shard was joined.",
     "snapshot.refused": "A peer's snapshot was garbage, forged or foreign; nothing changed.",
+    "snapshot.dropped": "What was kept to go on with a broken transfer went: too old, too much.",
     "snapshot.failed": "A shard could not be turned into a snapshot.",
     "journal.pruned": "Frames that are in a snapshot and with every live peer were forgotten.",
     "frame.refused": "A received frame was garbage, forged, foreign or oversized; nothing changed.",
@@ -84,8 +85,8 @@ EVENTS: Mapping[str, str] = {
     "checkpoint.failed": "A checkpoint could not be made or did not stand the proof.",
     "checkpoint.refused": "A checkpoint found in the store was damaged, forged or foreign.",
     "repair.asked": "Missing operations were asked for from a peer.",
-    "repair.snapshot": "A whole shard was asked for from a peer.",
-    "repair.served": "A peer was sent frames it asked for.",
+    "repair.snapshot": "A whole shard was asked for from a peer, but for `parts` that are here.",
+    "repair.served": "A peer was sent frames, or parts of a snapshot, that it asked for.",
     "repair.pruned": "A peer asked for frames that are gone here; it will take a snapshot.",
 }
 
@@ -114,6 +115,7 @@ EVENT_FIELDS: Mapping[str, str] = {
     "snapshot.saved": "bytes shard",
     "snapshot.joined": "documents peer shard",
     "snapshot.refused": "peer reason detail? shard?",
+    "snapshot.dropped": "bytes shard",
     "snapshot.failed": "reason shard",
     "journal.pruned": "frames shard",
     "frame.refused": "detail peer reason",
@@ -160,8 +162,8 @@ EVENT_FIELDS: Mapping[str, str] = {
     "checkpoint.failed": "reason shard?",
     "checkpoint.refused": "id reason replica shard",
     "repair.asked": "peer ranges shard",
-    "repair.snapshot": "peer shard",
-    "repair.served": "peer shard bytes? frames? holes?",
+    "repair.snapshot": "parts peer shard",
+    "repair.served": "peer shard bytes? frames? holes? parts?",
     "repair.pruned": "peer shard",
 }
 """The fields of each kind, by name; with a `?`: not in every event of the kind."""
@@ -194,6 +196,7 @@ FIELDS: Mapping[str, tuple[type, str]] = {
     "machine": (str, "id of a state machine"),
     "ours": (str, "the digest here, in hex"),
     "part": (str, "a part of the replica, as in `replica.health()`"),
+    "parts": (int, "how many parts of a sealed snapshot"),
     "peer": (str, "name of the other replica, or of the service with an @ before it"),
     "ranges": (int, "how many ranges of seqs"),
     "reason": (str, "why, for people; the names of errors where they are counted"),

@@ -17,7 +17,8 @@ from crdt.errors import CodecError, MeshError
 from mesh.core import Core
 from mesh.dissemination import Limiter, SendQueue, slices
 from mesh.environment import Link, LinkClosed, PeerRefused
-from mesh.repair import Assembly, merged
+from mesh.repair import merged
+from mesh.transfers import Assembly
 from mesh.wire import (
     VOCABULARY,
     Bye,
@@ -25,15 +26,14 @@ from mesh.wire import (
     Hello,
     Message,
     Ping,
+    Request,
     SummaryRow,
     Unknown,
     Want,
-    WantSnapshot,
     decode,
     encode,
 )
 from persistence.certificates import ReplicaCertificate
-from persistence.limits import MAX_SNAPSHOT_BYTES
 
 REFUSALS_BURST = 64
 REFUSALS_PER_SECOND = 4.0
@@ -65,7 +65,7 @@ class Conversation(Protocol):
     async def room(self) -> None:
         """Wait while more frames were taken in than the disk has swallowed."""
 
-    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+    async def serve(self, link: PeerLink, request: Request) -> None:
         """Answer a request; may wait for the disk and for the peer."""
 
     def drained(self, link: PeerLink) -> None:
@@ -89,7 +89,7 @@ class PeerLink:
         self._outgoing = asyncio.Event()
         self._room = asyncio.Event()
         self._asked = asyncio.Event()
-        self._requests: dict[tuple[type[object], int], Want | WantSnapshot] = {}
+        self._requests: dict[tuple[type[object], int], Request] = {}
         self._limiter = Limiter(REFUSALS_BURST, REFUSALS_PER_SECOND)
         self._sent_at = self._heard_at = core.now()
         self.name = link.peer
@@ -101,7 +101,7 @@ class PeerLink:
         self.wire = hello.oldest
         """The wire version both sides speak, once greeted."""
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
-        self.assembly = Assembly(MAX_SNAPSHOT_BYTES)
+        self.assembly = Assembly()
         self.certified: set[int] = set()
         self.dropped_uncertified = False
         self.snapshots_asked: set[int] = set()
@@ -140,7 +140,7 @@ class PeerLink:
             self._room.clear()
             await self._room.wait()
 
-    def ask(self, request: Want | WantSnapshot) -> None:
+    def ask(self, request: Request) -> None:
         """The peer asks for something. What it asks for of a shard before it was served is served
         together; more than there can be is garbage.
         """

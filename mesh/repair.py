@@ -1,4 +1,4 @@
-"""Deciding what is missing, whom to ask for what, and putting a snapshot together from its parts.
+"""Deciding what is missing, and whom to ask for what.
 
 Rules of this file: pure; decisions are functions of two frontiers. What is compared or given out is
 always a `Capture`: a state that is on this replica's disk. What is *asked for* is reckoned from the
@@ -11,19 +11,11 @@ missing than a snapshot has entries, or if the peer's floor is higher.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from crdt.errors import CodecError
-from mesh.wire import (
-    SNAPSHOT_PART_BYTES,
-    Frontier,
-    Range,
-    SnapshotPart,
-    SummaryRow,
-    Want,
-)
+from mesh.wire import Frontier, Range, SummaryRow, Want
 from mesh.wire.codec import MAX_SESSIONS
 from persistence.frame import Header
 
@@ -195,48 +187,3 @@ class Requests:
             self.answered(shard, peer)
         for shard in [one for one, (name, _) in self._snapshots.items() if name == peer]:
             del self._snapshots[shard]
-
-
-def split_snapshot(shard: int, transfer: int, data: bytes) -> Iterator[SnapshotPart]:
-    """A sealed snapshot in parts small enough to travel between frames."""
-    size = SNAPSHOT_PART_BYTES
-    count = max(1, -(-len(data) // size))
-    for index in range(count):
-        piece = data[index * size : (index + 1) * size]
-        yield SnapshotPart(shard, transfer, index, count, piece)
-
-
-class Assembly:
-    """Puts the parts of one snapshot at a time back together; they come in order over one link."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._key: tuple[int, int, int] | None = None
-        self._parts: list[bytes] = []
-        self._bytes = 0
-
-    def add(self, part: SnapshotPart) -> bytes | None:
-        """The whole snapshot once its last part is in. CodecError for parts out of order or too
-        many.
-        """
-        if part.index == 0:
-            self._key = (part.shard, part.transfer, part.count)
-            self._parts, self._bytes = [], 0
-        if (part.shard, part.transfer, part.count) != self._key or part.index != len(self._parts):
-            self.clear()
-            raise CodecError(f"part {part.index} of a snapshot of shard {part.shard} out of order")
-        self._bytes += len(part.data)
-        if self._bytes > self._max_bytes:
-            self.clear()
-            raise CodecError(f"a snapshot of more than {self._max_bytes} bytes")
-        self._parts.append(part.data)
-        if len(self._parts) < part.count:
-            return None
-        data = b"".join(self._parts)
-        self.clear()
-        return data
-
-    def clear(self) -> None:
-        """Forget what has come so far."""
-        self._key = None
-        self._parts, self._bytes = [], 0

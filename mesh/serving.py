@@ -14,8 +14,8 @@ from crdt.errors import CallerError
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.links import PeerLink
-from mesh.repair import split_snapshot
-from mesh.wire import Certificates, Range, Served, Want, WantSnapshot
+from mesh.transfers import KEPT_BYTES, KEPT_S, RESUMES_SINCE, Shelf, Transfer, split_snapshot
+from mesh.wire import Certificates, Range, Request, Served, Want, WantRest, WantSnapshot
 from persistence.base import FrameError, FrameRecord, StorageError
 
 PAGE_BYTES = 1 << 20
@@ -75,8 +75,9 @@ class Serving:
         self._core = core
         self._committer = committer
         self._transfers = 0
+        self._kept: Shelf[int, Transfer] = Shelf(KEPT_BYTES, KEPT_S)
 
-    async def serve(self, link: PeerLink, request: Want | WantSnapshot) -> None:
+    async def serve(self, link: PeerLink, request: Request) -> None:
         """Answer one request. A disk that can't be read leaves it unanswered: the peer asks
         others.
         """
@@ -84,7 +85,7 @@ class Serving:
             if isinstance(request, Want):
                 await self._frames(link, request)
             elif self._core.roll.own.gives_snapshots:  # else the peer would refuse it
-                await self._snapshot(link, request.shard)
+                await self._snapshot(link, request)
         except (StorageError, CallerError) as error:
             self._core.probe.event("journal.failed", reason=str(error))
 
@@ -125,11 +126,29 @@ class Serving:
             link.send(Certificates(tuple(certificates)))
         link.certified.update(fresh)
 
-    async def _snapshot(self, link: PeerLink, shard: int) -> None:
-        data = await self._committer.snapshot(self._core.hosts[shard])
-        self._transfers += 1
-        for part in split_snapshot(shard, self._transfers, data):
+    async def _snapshot(self, link: PeerLink, request: WantSnapshot | WantRest) -> None:
+        shard, kept, first = request.shard, self._kept.get(request.shard), 0
+        if isinstance(request, WantRest) and kept and kept.number == request.transfer:
+            transfer, first = kept, request.index
+        else:
+            data = await self._committer.snapshot(self._core.hosts[shard])
+            self._transfers += 1
+            transfer = Transfer(self._transfers, data)
+            if link.wire >= RESUMES_SINCE:
+                self._kept.put(shard, transfer, len(data), self._core.now())
+                self.trim()
+        parts, size = 0, 0
+        for part in split_snapshot(shard, transfer, first):
             await link.room()
             link.send(part)
+            self._kept.touch(shard, self._core.now())
+            parts, size = parts + 1, size + len(part.data)
         self._core.probe.sometimes("a snapshot is served")
-        self._core.probe.event("repair.served", peer=link.name, shard=shard, bytes=len(data))
+        self._core.probe.event(
+            "repair.served", peer=link.name, shard=shard, bytes=size, parts=parts
+        )
+
+    def trim(self) -> None:
+        """Give up sealed snapshots that nobody came back for. To be called now and then."""
+        for shard, size in self._kept.trim(self._core.now()):
+            self._core.probe.event("snapshot.dropped", shard=shard, bytes=size)

@@ -21,7 +21,7 @@ from crdt.structure import pack, unpack
 from persistence.limits import MAX_SEQ, MAX_SHARDS, MAX_SNAPSHOT_SESSIONS
 
 WIRE_OLDEST = 1
-WIRE_NEWEST = 2
+WIRE_NEWEST = 3
 MAX_MESSAGE_BYTES = 8 << 20
 """No message is larger (the largest frame fits); a transport may close a link that announces one.
 """

@@ -4,13 +4,13 @@
 - `Journaled` tells which frames this replica has on disk (what `PEERS(n)` counts);
 - `Summary` compares all shards in a few hundred bytes, `Frontier` one shard in full; whoever finds
   that it lacks something asks with `Want`, or with `WantSnapshot` where frames are gone or a
-  snapshot is smaller.
+  snapshot is smaller, and with `WantRest` for what a broken link left of one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from crdt.errors import CodecError
 from crdt.frontier import flat
@@ -28,6 +28,7 @@ from mesh.wire.codec import (
 from persistence.limits import MAX_SHARDS, MAX_SNAPSHOT_BYTES
 
 SNAPSHOT_PART_BYTES = 256 << 10
+MAX_PARTS = MAX_SNAPSHOT_BYTES // SNAPSHOT_PART_BYTES
 MAX_FRAMES = 4096
 MAX_CERTIFICATES = 1024
 
@@ -130,6 +131,21 @@ class WantSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class WantRest:
+    """Asks for a snapshot from part `index` on, of a transfer that an earlier link broke off. Who
+    no longer has that very one gives another from its start. Since wire version 3.
+    """
+
+    shard: int
+    transfer: int
+    index: int
+
+
+Request: TypeAlias = Want | WantSnapshot | WantRest
+"""What is answered as fast as the peer reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotPart:
     """Part `index` of `count` of a sealed snapshot; `transfer` tells one snapshot from the next."""
 
@@ -178,12 +194,16 @@ def _journaled(parts: tuple[Any, ...]) -> Journaled:
     )
 
 
+def _want_rest(parts: tuple[Any, ...]) -> WantRest:
+    shard, transfer, index = parts
+    return WantRest(shard_index(shard), number(transfer), number(index, MAX_PARTS, 1))
+
+
 def _snapshot_part(parts: tuple[Any, ...]) -> SnapshotPart:
     shard, transfer, index, count, data = parts
-    most = MAX_SNAPSHOT_BYTES // SNAPSHOT_PART_BYTES
     part = SnapshotPart(
-        shard_index(shard), number(transfer), number(index, most), number(count, most, 1),
-        blob(data, SNAPSHOT_PART_BYTES),
+        shard_index(shard), number(transfer), number(index, MAX_PARTS),
+        number(count, MAX_PARTS, 1), blob(data, SNAPSHOT_PART_BYTES),
     )  # fmt: skip
     if part.index >= part.count:
         raise CodecError(f"part {part.index} of {part.count}")
@@ -234,4 +254,5 @@ WORDS = (
         10, SnapshotPart, lambda m: (m.shard, m.transfer, m.index, m.count, m.data),
         5, _snapshot_part,
     ),
+    Word(29, WantRest, lambda m: (m.shard, m.transfer, m.index), 3, _want_rest, since=3),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from crdt.operation import Operation
 from mesh import Durability, Replica
 from mesh.links import LinkTimes, PeerLink
 from mesh.serving import Serving
+from mesh.wire import WantRest, WantSnapshot
 from tests.mesh.world import Note, Task, World, converged, eventually, running, same
 
 
@@ -216,13 +217,13 @@ async def test_a_snapshot_that_comes_late_is_no_garbage(
     asked = memory_world.probes
     answered: list[int] = []
 
-    async def late(self: Serving, link: PeerLink, shard: int) -> None:
+    async def late(self: Serving, link: PeerLink, request: WantSnapshot | WantRest) -> None:
         await eventually(lambda: asked["b"].counts["repair.snapshot"] > 1, "asked again")
-        await serve(self, link, shard)
-        answered.append(shard)
+        await serve(self, link, request)
+        answered.append(request.shard)
 
     monkeypatch.setattr("mesh.exchange.ASK_AGAIN_S", 0.03)
-    monkeypatch.setattr("mesh.repair.SNAPSHOT_PART_BYTES", 200)
+    monkeypatch.setattr("mesh.transfers.SNAPSHOT_PART_BYTES", 200)
     monkeypatch.setattr(Serving, "_snapshot", late)
     world = memory_world
     a = world.replica("a", replica__snapshot_every_frames=10)

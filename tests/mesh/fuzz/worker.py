@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,12 +30,22 @@ from mesh.environment import Link
 from mesh.instrumentation import CountingProbe
 from mesh.transports.memory_bus import MemoryBusServer
 from mesh.transports.tcp import TcpTransport
-from mesh.wire import Certificates, Hello, WantCertificates, WantSnapshot, decode, encode
+from mesh.wire import (
+    WIRE_NEWEST,
+    WIRE_OLDEST,
+    Certificates,
+    Hello,
+    WantCertificates,
+    WantRest,
+    WantSnapshot,
+    decode,
+    encode,
+)
 from persistence.certificates import Trust
 from persistence.frame import frame_hash
 from persistence.identity import Identity, found_mesh, open_identity, write_identity
 from persistence.sealing import Draft, Opener, Sealer
-from tests.mesh.fuzz.cases import KINDS, TCP_KINDS, Case, Material, case_of
+from tests.mesh.fuzz.cases import KINDS, TCP_KINDS, Case, Material, case_of, part
 from tests.mesh.fuzz.door import knock
 from tests.mesh.world import (
     HostClock,
@@ -98,6 +109,8 @@ class Arena:
         self.delays: list[float] = []
         self.findings: list[dict[str, Any]] = []
         self._told: dict[str, int] = {}
+        self.given = 0
+        """How often the victim asked for a snapshot and got parts of a mutant."""
         self.cut = 0
         """Cases that ended their link."""
 
@@ -209,16 +222,18 @@ class Arena:
 
     async def _read(self, link: Link) -> bool:
         """Take what the victim says until it shows the attacker's own certificate, or hangs up;
-        when it asks for a snapshot it gets a mutant.
+        when it asks for a snapshot, or for the rest of one, it gets parts of a mutant.
         """
-        number = 0
         with contextlib.suppress(MeshError):
             while True:
                 said = decode(await link.receive())
-                if isinstance(said, WantSnapshot):
-                    number += 1
-                    for data in case_of(number, said.shard, self.material, ("part",)).data:
-                        await link.send(data)
+                if isinstance(said, WantSnapshot | WantRest):
+                    self.given += 1
+                    at = (self.given, 0)
+                    if isinstance(said, WantRest):
+                        at = (said.transfer, said.index)
+                    mutant = part(Random(self.given), self.material, said.shard, *at)
+                    await link.send(encode(mutant))
                 mine = self.material.hello.certificate
                 if isinstance(said, Certificates) and mine in said.certificates:
                     return True
@@ -297,7 +312,10 @@ async def frames_of(
 def hello_of(identity: Identity, seed: int) -> Hello:
     """A greeting of a fresh session."""
     key = identity.new_session(HostClock(), SeededEntropy(seed))
-    return Hello(1, 2, identity.mesh.id, identity.replica, key.session, key.certificate, ())
+    return Hello(
+        WIRE_OLDEST, WIRE_NEWEST, identity.mesh.id, identity.replica, key.session,
+        key.certificate, (),
+    )  # fmt: skip
 
 
 def _sealed(sealer: Sealer, first: int) -> list[tuple[int, bytes]]:
