@@ -224,7 +224,8 @@ def test_recorded_frames_open_and_say_what_they_said(mesh: Genesis) -> None:
     for raw, said in SAID:
         opened = opener.unseal(raw)
         transactions = read_transactions(opened.header, opened.body)
-        assert transactions is not None and list(transactions) == said
+        assert transactions is not None
+        assert list(transactions) == said
         apply_frame(shards[opened.header.shard], opened.header, transactions)
     assert {index: shard.digest().hex() for index, shard in shards.items()} == DIGESTS
     header = opener.header(LATER)
