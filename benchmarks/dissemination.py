@@ -40,6 +40,7 @@ BOUND: Final = 1.3
 QUIET_S: Final = 60.0
 PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.02
+SETTLE_S: Final = 0.5
 FIRST, LATER, FAILING = (
     f"sends per frame and replica, {when}"
     for when in ("first frame of a session", "later frames", "while links fail")
@@ -209,6 +210,7 @@ class _Mesh:
 
     async def phase(self, writers: list[Replica], frames: int) -> list[float]:
         """So many frames by each writer; seconds until all had each."""
+        await self._settled()
         self.traffic.reset()
         taken = []
         for _ in range(frames):
@@ -221,6 +223,13 @@ class _Mesh:
                 await self._until(partial(self._have_all, writer), "a frame did not reach all")
                 taken.append(time.monotonic() - began)
         return taken
+
+    async def _settled(self) -> None:
+        """Until no copy of an earlier frame is under way any more."""
+        before = -1
+        while before != self.traffic.frames:
+            before = self.traffic.frames
+            await asyncio.sleep(SETTLE_S)
 
     def _have_all(self, writer: Replica) -> bool:
         seqs = writer.frontier().get(0, {})
