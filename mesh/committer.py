@@ -142,7 +142,7 @@ class Committer:
         self.wake()
 
     def want_capture(self) -> None:
-        """Publish fresh frontiers and digests soon."""
+        """Publish fresh frontiers and digests soon, once all shards are loaded."""
         self._capture = True
         self.wake()
 
@@ -160,6 +160,7 @@ class Committer:
 
     async def snapshot(self, host: ShardHost) -> bytes:
         """The sealed snapshot of a shard, once what it contains is on disk. Raises CallerError."""
+        await self._core.waiters.until(lambda: host.loaded)
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._snapshots.setdefault(host.index, []).append(future)
         self.wake(urgent=True)
@@ -249,7 +250,8 @@ class Committer:
             certificates = core.trust.certificates(sorted(host.lattice.frontier))
             taken = host.snapshot(certificates, core.clock.now())
             work.saves.append(_Save(host, taken, index in joined))
-        if self._capture or joined:
+        self._capture = self._capture or bool(joined)
+        if self._capture and all(host.loaded for host in core.hosts):
             self._capture = False
             work.captures = [host.capture() for host in core.hosts]
         # From here on, what is applied belongs to the next cut.
