@@ -394,9 +394,13 @@ class Replica:
         return core.book.infos(core.journaled())
 
     def status(self) -> dict[str, Any]:
-        """What an operator wants on one screen, as plain data."""
+        """What an operator wants on one screen, as plain data.
+
+        `documents` and `entries` are those in memory; `loading` says how many shards are not yet.
+        """
         life = self._started()
         core = life.core
+        loaded = [host.lattice for host in core.hosts if host.loaded]
         return {
             "replica": self.name,
             "session": self.session,
@@ -404,8 +408,9 @@ class Replica:
             "address": self.address,
             "state": life.editor.unusable or "running",
             "shards": self.shards,
-            "documents": sum(1 for host in core.hosts for _ in host.lattice.documents()),
-            "entries": sum(host.lattice.entry_count for host in core.hosts),
+            "loading": self.shards - len(loaded),
+            "documents": sum(1 for lattice in loaded for _ in lattice.documents()),
+            "entries": sum(lattice.entry_count for lattice in loaded),
             "owed_bytes": life.committer.owed,
             "waiting_frames": sum(host.inbox.frames for host in core.hosts),
             "refused": dict(core.refused),

@@ -39,9 +39,8 @@ class Unread:
 class LazyShard(Shard):
     """A shard that knows what it is and has not read what it holds: a plain `Shard` from then on.
 
-    `read` gives a shard with everything that the head promises, and proves that it is; whatever
-    touches an entry or a text of this one may raise what `read` raises, with nothing changed.
-    Operations that touch none are applied without it.
+    `read` gives a shard with everything that the head promises, and proves it. Whatever touches an
+    entry or a text of this one waits for that, and raises what it raises.
     """
 
     def __init__(self, digest_key: bytes, head: SnapshotHead, read: Callable[[], Shard]) -> None:
