@@ -6,9 +6,10 @@ speed.
             task.title = "Audit json.decoder"
         await replica.flush(Durability.PEERS(1), timeout=5)
 
-Synchronous methods touch memory only; what is awaited waits for the disk or for others. A replica
-belongs to one event loop and its thread. It owns one task group, in which everything it does in the
-background lives.
+Synchronous methods touch memory only; what is awaited waits for the disk or for others. Right after
+a start, who first asks for what a shard holds waits for that shard to be loaded, out of memory too.
+A replica belongs to one event loop and its thread. It owns one task group, in which everything it
+does in the background lives.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ class Replica:
     # ------------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Recover the journal, begin a new session, listen and dial. Raises StorageError,
-        CallerError.
+        """Prove and open the journal, begin a new session, listen and dial. Shards are loaded when
+        they are asked for, the rest in the background. Raises StorageError, CallerError.
         """
         if self._runner is not None:
             raise ReplicaClosed("the replica was started before; make a new one for a new session")
@@ -304,7 +305,11 @@ class Replica:
     # ------------------------------------------------------------------ reading
 
     def get(self, cls: type[D], name: str) -> D | None:
-        """A live, read-only view of a document; None if it does not exist. Memory speed."""
+        """A live, read-only view of a document; None if it does not exist. Memory speed.
+
+        Raises JournalDamaged if its shard is loaded for this and is not what was written; the
+        replica ends then.
+        """
         document = document_id(cls, name)
         host = self._check().editor.host(document)
         return cls.bind(host.view, document) if host.lattice.exists(document) else None

@@ -8,18 +8,25 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 
 from crdt.ids import shard_of
 from crdt.lattice import Shard
 from mesh import Durability, Replica, ReplicaClosed
+from mesh.compose import open_replica
 from mesh.health import DEGRADED, JOURNAL, OK
 from mesh.lifecycle import Lifecycle
 from persistence import journal as recovery
-from persistence.base import JournalDamaged, SnapshotRecord
+from persistence.base import Journal, JournalDamaged, SnapshotRecord
 from persistence.certificates import Trust
+from persistence.identity import Identity, create_genesis, open_identity, provision
+from persistence.inspect import check_folder
+from persistence.salvage import rebuild
 from persistence.sealing import Opener, Sealer
+from persistence.sqlite import open_journal
+from persistence.system import SystemClock, SystemEntropy
 from tests.mesh.world import (
     Note,
     Task,
@@ -150,15 +157,16 @@ async def test_replicas_converge_when_one_is_edited_at_once(
                 await write(a, f"text {one}", document=one)
             await converged(a, b)
         await world.reopen("a")
-        for one in NAMES[::2]:
+        waiting = 3
+        others = [one for one in NAMES if shard(one) != waiting]
+        for one in others[::2]:
             await write(b, f"b {one}", document=one)
         again = world.replica("a")
         async with unloaded(monkeypatch) as go, running(again):
-            for one in NAMES[1::2][:3]:
+            for one in others[:2]:
                 await write(again, f"a {one}", document=one)
-            asked = {shard(one) for one in NAMES[1::2][:3]}
+            asked = {shard(one) for one in others[:2]}
             assert set(loaded(again)) == asked
-            waiting = next(number for number in range(SHARDS) if number not in asked)
             inbox = again._started().core.hosts[waiting].inbox
             await eventually(lambda: bool(again._check().exchange.links), "they are linked")
             await write(b, "while it is loaded", document=of(waiting))
@@ -240,11 +248,11 @@ async def test_the_end_while_it_is_loaded_waits_for_the_thread_and_leaves_nothin
         await eventually(holding.begun.is_set, "a shard is being read")
         runner = again._runner
         assert runner is not None
+        (loading,) = (task for task in asyncio.all_tasks() - tasks if task.get_name() == "load")
         closing = asyncio.create_task(crash(again) if cancelled else again.close())
-        if not cancelled:
-            await eventually(lambda: again._started().stop.is_set(), "it closes")
-        await asyncio.sleep(0)
-        assert not runner.done(), "the thread reads on"
+        await eventually(lambda: loading.cancelling() > 0, "it ends")
+        assert not loading.done(), "the thread reads on"
+        assert not runner.done()
         holding.go.set()
         await asyncio.wait([closing], timeout=PATIENCE_S)
         assert closing.done()
@@ -275,25 +283,24 @@ async def test_an_edit_and_the_end_at_once(world: World, monkeypatch: pytest.Mon
 # ---------------------------------------------------------------------------- what is not as it was
 
 
-async def spoil(world: World, number: int) -> None:
+async def spoil(journal: Journal, identity: Identity, number: int) -> None:
     """A snapshot of the replica's own making says of itself what is not so."""
-    identity = world.identity("a")
     opener = Opener(identity.mesh, Trust(identity.mesh))
-    (kept,) = [one for one in await world.journal("a").snapshots() if one.shard == number]
+    (kept,) = [one for one in await journal.snapshots() if one.shard == number]
     opened = opener.open_snapshot(kept.data)
     body = opened.body[:-1] + bytes((opened.body[-1] ^ 1,))
     opener.trust.keep_all(opened.certificates, opened.certificates)
     certificates = opener.trust.certificates(sorted(opened.certificates))
-    sealer = Sealer(identity, identity.new_session(world.clock, world.entropy))
+    sealer = Sealer(identity, identity.new_session(SystemClock(), SystemEntropy()))
     data = sealer.seal_snapshot(number, body, certificates, opened.chain, opened.stamp)
-    await world.journal("a").save_snapshot(SnapshotRecord(number, kept.position, data))
+    await journal.save_snapshot(SnapshotRecord(number, kept.position, data))
 
 
 async def test_a_shard_that_is_not_what_it_says_ends_the_replica_and_says_why(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await left(world)
-    await spoil(world, 2)
+    await spoil(world.journal("a"), world.identity("a"), 2)
     again = world.replica("a")
     async with unloaded(monkeypatch) as go:
         await again.start()
@@ -327,6 +334,33 @@ async def test_one_that_frames_must_be_applied_to_is_found_by_the_start(
         await again.start()
         await write(again, "later", document=of(2))
         await crash(again)
-    await spoil(memory_world, 2)
+    await spoil(memory_world.journal("a"), memory_world.identity("a"), 2)
     with pytest.raises(JournalDamaged, match="shard 2 has digest"):
         await memory_world.replica("a").start()
+
+
+async def test_it_is_found_and_repaired_offline(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    create_genesis(tmp_path / "authority", "fleet", SHARDS)
+    provision(tmp_path / "authority", folder, "a")
+    async with open_replica(folder, peers__listen="") as a:
+        for one in NAMES:
+            await write(a, one, document=one)
+    async with open_journal(folder) as journal:
+        await spoil(journal, open_identity(folder), 2)
+
+    async def use() -> None:
+        async with open_replica(folder, peers__listen="") as a:
+            assert a.exists(Note, of(0))
+            await eventually(lambda: a._runner is not None and a._runner.done(), "it ends")
+
+    with pytest.raises(JournalDamaged, match=r"shard 2 has digest .*mesh repair"):
+        await use()
+    (finding,) = (await asyncio.to_thread(check_folder, folder)).findings
+    assert "shard 2 has digest" in finding.problem
+    assert "mesh repair" in finding.cure
+    salvage = await rebuild(folder, "a test")
+    assert salvage.snapshots == SHARDS - 1
+    async with open_replica(folder, peers__listen="") as a:
+        kept = {f"Note/{one}": one for one in NAMES if shard(one) != 2}
+        assert kept.items() <= texts(a).items()
