@@ -30,6 +30,7 @@ DIGEST_BYTES: Final = 16
 Documents = Mapping[str, Mapping[bytes, Holding]]
 
 _SHARED: Final = frozenset({TypeCode.TEXT, TypeCode.SEQUENCE})
+_DIGEST_PREFIX: Final = bytes((0xC4, DIGEST_BYTES))  # MessagePack's bin 8, and how many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,16 @@ class ShardSnapshot:
     def seen(self, session: int, seq: int) -> bool:
         """Whether the snapshot has applied this operation."""
         return seq <= self.frontier.get(session, 0) or week_of(session) < self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHead:
+    """What a snapshot says of itself beside its content. Fields as in `ShardSnapshot`."""
+
+    floor: int
+    frontier: Mapping[int, int]
+    heads: Mapping[int, int]
+    digest: bytes
 
 
 # ---------------------------------------------------------------------------------------- encoding
@@ -148,7 +159,23 @@ def decode_snapshot(data: bytes | Iterable[bytes]) -> ShardSnapshot:
         raise CodecError(f"a malformed snapshot ({type(error).__name__}: {error})") from None
 
 
-def _snapshot(reader: StreamReader) -> ShardSnapshot:
+def decode_head(data: bytes) -> SnapshotHead:
+    """The head of what `encode_snapshot` gave, for what it costs to read that alone.
+
+    The content is not looked at: nothing of it is proven. Raises CodecError only.
+    """
+    reader = StreamReader(data, MAX_SNAPSHOT_BYTES)
+    try:
+        floor, frontier, heads = _head(reader)
+    except MALFORMED as error:
+        raise CodecError(f"a malformed snapshot ({type(error).__name__}: {error})") from None
+    if not data.endswith(_DIGEST_PREFIX, 0, -DIGEST_BYTES):
+        raise CodecError("a snapshot without a digest")
+    return SnapshotHead(floor, frontier, heads, data[-DIGEST_BYTES:])
+
+
+def _head(reader: StreamReader) -> tuple[int, dict[int, int], dict[int, int]]:
+    """Floor, frontier and heads, each proven."""
     if reader.header() != 9 or reader.integer() != SNAPSHOT_FORMAT:
         raise CodecError(f"a snapshot that is not of format {SNAPSHOT_FORMAT}")
     floor = reader.integer()
@@ -160,6 +187,11 @@ def _snapshot(reader: StreamReader) -> ShardSnapshot:
         raise CodecError("a snapshot's frontier names sessions that its floor has closed")
     if any(seq > frontier.get(session, 0) for session, seq in heads.items()):
         raise CodecError("a snapshot has heads that it has not applied")
+    return floor, frontier, heads
+
+
+def _snapshot(reader: StreamReader) -> ShardSnapshot:
+    floor, frontier, heads = _head(reader)
     bounds = _session_bounds(reader.scalars(), frontier, floor)
     documents = _documents(reader, bounds)
     texts = _texts(reader)

@@ -121,7 +121,7 @@ class Committer:
         self._closed = core.closed_meta()
         self._backoff = Backoff(0.05, 2.0, core.environment.entropy.stream("journal.backoff"))
         self._heap = Heap(
-            lambda: sum(host.lattice.entry_count for host in core.hosts),
+            lambda: sum(host.lattice.entry_count for host in core.hosts if host.loaded),
             freeze=core.settings.replica.gc_freeze,
         )
         self.outbox_bytes = 0
@@ -150,7 +150,7 @@ class Committer:
         self.wake()
 
     def want_capture(self) -> None:
-        """Publish fresh frontiers and digests soon."""
+        """Publish fresh frontiers and digests soon, once all shards are loaded."""
         self._capture = True
         self.wake()
 
@@ -168,6 +168,7 @@ class Committer:
 
     async def snapshot(self, host: ShardHost) -> bytes:
         """The sealed snapshot of a shard, once what it contains is on disk. Raises CallerError."""
+        await self._core.waiters.until(lambda: host.loaded)
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._snapshots.setdefault(host.index, []).append(future)
         self.wake(urgent=True)
@@ -235,7 +236,7 @@ class Committer:
     async def _hash(self) -> None:
         """Compute digests piece by piece: the cut, which can't let others run, has little left."""
         for host in self._core.hosts:
-            if host.changed:
+            if host.changed and host.loaded:
                 left = host.lattice.hash_some(HASHED_AT_ONCE)
                 # As often as it takes for what there is now, not for what comes meanwhile.
                 for _ in range(-(-left // HASHED_AT_ONCE)):
@@ -264,7 +265,8 @@ class Committer:
             certificates = core.trust.certificates(sorted(host.lattice.frontier))
             taken = host.snapshot(certificates, core.clock.now())
             work.saves.append(_Save(host, taken, index in joined))
-        if self._capture or joined:
+        self._capture = self._capture or bool(joined)
+        if self._capture and all(host.loaded for host in core.hosts):
             self._capture = False
             work.captures = [host.capture() for host in core.hosts]
         # From here on, what is applied belongs to the next cut.

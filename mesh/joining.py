@@ -95,6 +95,7 @@ class Joining:
             )  # fmt: skip
             return False
         host = self._core.hosts[shard]
+        await self._core.waiters.until(lambda: host.loaded)
         self._committer.join(host, incoming.snapshot, incoming.opened, source, incoming.fresh)
         return True
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 from crdt.errors import MeshError
 from mesh.committer import Committer
@@ -28,7 +30,9 @@ from mesh.links import LinkTimes
 from mesh.roster import RosterSpread
 from mesh.services.registry import Registry
 from mesh.services.shared import Services
-from persistence.base import StorageError
+from persistence.base import JournalDamaged, StorageError
+from persistence.journal import freeze_large, uncollected
+from persistence.lazy import LazyShard, Unread
 
 GAP_S = 0.1
 """How often inboxes are looked at for frames that wait too long."""
@@ -95,6 +99,7 @@ class Lifecycle:
                 started.set_exception(error)
             return
         background = [
+            group.create_task(self._load(), name="load"),
             group.create_task(self.dialler.run(), name="discover"),
             group.create_task(self.joining.run(), name="snapshots: join"),
             group.create_task(self._announce(), name="anti-entropy"),
@@ -130,6 +135,34 @@ class Lifecycle:
             return None
         logged = None if log is None else log.frontier.__getitem__
         return Registry(self.core, feed, self.heartbeats, logged)
+
+    async def _load(self) -> None:
+        """Load what nobody has asked for yet, one shard after the other, in a thread. Raises
+        JournalDamaged, which ends the replica.
+        """
+        core = self.core
+        freeze, count = core.settings.replica.gc_freeze, 0
+        with uncollected() if freeze else nullcontext():
+            for host in core.hosts:
+                if isinstance(host.lattice, LazyShard):
+                    await self._read(host.lattice.unread)
+                    host.load()
+                    count += 1
+                    core.waiters.progress()
+                    self.committer.wake()  # frames that came meanwhile can be applied
+        if freeze:
+            freeze_large(host.lattice for host in core.hosts)
+        core.probe.event("replica.loaded", shards=count)
+
+    async def _read(self, unread: Unread) -> None:
+        reading = asyncio.create_task(asyncio.to_thread(unread.shard))
+        await ended(reading)
+        try:
+            reading.result()
+        except JournalDamaged as damage:
+            cure = "close the replica and run `mesh repair` on its folder"
+            self.core.health.remark(JOURNAL, "damaged", str(damage), cure)
+            raise
 
     async def _commit(self) -> None:
         try:
@@ -190,11 +223,12 @@ class Lifecycle:
                 self.committer.compact()
 
 
-async def ended(runner: asyncio.Task[None], hurry: Callable[[], None] | None = None) -> None:
+async def ended(runner: asyncio.Task[Any], hurry: Callable[[], None] | None = None) -> None:
     """Wait until the task has ended, through every cancellation; raises CancelledError after it if
     there was one. `hurry` is called at the first.
 
-    Who lets go of a replica's folder must be sure that nothing writes to it any more.
+    Who lets go of a replica's folder must be sure that nothing writes to it any more; and a thread
+    can't be stopped.
     """
     cancelled: asyncio.CancelledError | None = None
     while not runner.done():

@@ -6,9 +6,10 @@ speed.
             task.title = "Audit json.decoder"
         await replica.flush(Durability.PEERS(1), timeout=5)
 
-Synchronous methods touch memory only; what is awaited waits for the disk or for others. A replica
-belongs to one event loop and its thread. It owns one task group, in which everything it does in the
-background lives.
+Synchronous methods touch memory only; what is awaited waits for the disk or for others. Right after
+a start, who first asks for what a shard holds waits for that shard to be loaded, out of memory too.
+A replica belongs to one event loop and its thread. It owns one task group, in which everything it
+does in the background lives.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ class Replica:
     # ------------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Recover the journal, begin a new session, listen and dial. Raises StorageError,
-        CallerError.
+        """Prove and open the journal, begin a new session, listen and dial. Shards are loaded when
+        they are asked for, the rest in the background. Raises StorageError, CallerError.
         """
         if self._runner is not None:
             raise ReplicaClosed("the replica was started before; make a new one for a new session")
@@ -304,7 +305,11 @@ class Replica:
     # ------------------------------------------------------------------ reading
 
     def get(self, cls: type[D], name: str) -> D | None:
-        """A live, read-only view of a document; None if it does not exist. Memory speed."""
+        """A live, read-only view of a document; None if it does not exist. Memory speed.
+
+        Raises JournalDamaged if its shard is loaded for this and is not what was written; the
+        replica ends then.
+        """
         document = document_id(cls, name)
         host = self._check().editor.host(document)
         return cls.bind(host.view, document) if host.lattice.exists(document) else None
@@ -394,9 +399,13 @@ class Replica:
         return core.book.infos(core.journaled())
 
     def status(self) -> dict[str, Any]:
-        """What an operator wants on one screen, as plain data."""
+        """What an operator wants on one screen, as plain data.
+
+        `documents` and `entries` are those in memory; `loading` says how many shards are not yet.
+        """
         life = self._started()
         core = life.core
+        loaded = [host.lattice for host in core.hosts if host.loaded]
         return {
             "replica": self.name,
             "session": self.session,
@@ -404,8 +413,9 @@ class Replica:
             "address": self.address,
             "state": life.editor.unusable or "running",
             "shards": self.shards,
-            "documents": sum(1 for host in core.hosts for _ in host.lattice.documents()),
-            "entries": sum(host.lattice.entry_count for host in core.hosts),
+            "loading": self.shards - len(loaded),
+            "documents": sum(1 for lattice in loaded for _ in lattice.documents()),
+            "entries": sum(lattice.entry_count for lattice in loaded),
             "owed_bytes": life.committer.owed,
             "waiting_frames": sum(host.inbox.frames for host in core.hosts),
             "refused": dict(core.refused),

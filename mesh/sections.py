@@ -87,10 +87,11 @@ class ReplicaSettings(Section):
     """How far the stamps of others may lie in this host's future before its clock stops following
     them and says so. Should exceed the worst clock error in the fleet."""
     gc_freeze: bool = True
-    """Whether a start switches Python's cyclic garbage collector off while it reads the journal,
-    and then takes all objects there are out of its sight (`gc.freeze`) if the state is large. Both
-    concern the whole process: off leaves that to others, for a start that is some percent slower
-    and pauses of all threads that grow with the state."""
+    """Whether a start switches Python's cyclic garbage collector off while it reads the journal
+    and, behind the running replica, loads its shards, and then takes all objects there are out of
+    its sight (`gc.freeze`) if the state is large. Both concern the whole process: off leaves that
+    to others, for a start that is some percent slower and pauses of all threads that grow with the
+    state."""
     restore_timeout_s: float = Field(default=10.0, gt=0, le=3_600)
     """Seconds that the start of a replica without any data may spend on taking in checkpoints and
     log. What is missing then comes while it runs already."""

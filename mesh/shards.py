@@ -21,6 +21,7 @@ from mesh.repair import Capture
 from persistence.base import FrameRecord
 from persistence.frame import CLOSE_EXTENSION, EVENTS_EXTENSION, frame_hash
 from persistence.journal import apply_frame
+from persistence.lazy import LazyShard
 from persistence.limits import MAX_DEPS
 from persistence.sealing import Draft, Sealer
 
@@ -98,7 +99,8 @@ class ShardHost:
         self.closing = 0
         self._changed = True
         self._latest: Capture | None = None
-        self.published = self.capture()
+        self.published: Capture
+        """What others are told: set by the committer."""
 
     def __repr__(self) -> str:
         return f"<ShardHost {self.index}: {self.lattice!r}, {self.inbox!r}, {self.outbox!r}>"
@@ -109,9 +111,19 @@ class ShardHost:
         return self.outbox.add(transaction)
 
     @property
+    def loaded(self) -> bool:
+        """Whether what the shard holds is in memory. If not, whoever touches it waits for that."""
+        return not isinstance(self.lattice, LazyShard)
+
+    def load(self) -> None:
+        """Have what the shard holds in memory. Raises JournalDamaged."""
+        if isinstance(self.lattice, LazyShard):
+            self.lattice.load()
+
+    @property
     def crowded(self) -> bool:
-        """Whether no more frames may be applied before the next cut."""
-        return len(self.lattice.heads) >= MAX_HEADS
+        """Whether no more frames may be applied before the next cut, or before it is loaded."""
+        return len(self.lattice.heads) >= MAX_HEADS or not self.loaded
 
     def absorb(self, actor: str, clock: HybridClock) -> int:
         """If there are too many heads, write what names them in the next cut and has no other

@@ -1,8 +1,8 @@
 """What a journal's content means, and how a frame is applied. Pure: the journal is a port.
 
 A journal holds, in apply order, every frame a replica has applied since its snapshots. Recovery
-joins the snapshots and applies what came after them; the result is the state at the last durable
-append, exactly.
+begins with the snapshots and applies what came after them; the result is the state at the last
+durable append, exactly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crdt.errors import CodecError
 from crdt.ids import Dot, week_of
 from crdt.lattice import Shard
 from crdt.operation import Transaction, claims_of, decode_body, operation_count
-from crdt.snapshot import ShardSnapshot, decode_snapshot
+from crdt.snapshot import decode_head, decode_snapshot
 from persistence.base import (
     FrameError,
     FrameRecord,
@@ -29,6 +29,7 @@ from persistence.base import (
     StorageError,
 )
 from persistence.frame import CLOSE_EXTENSION, Header, UnknownKey, UnknownVersion
+from persistence.lazy import LazyShard
 from persistence.limits import MAX_CACHED_FRAME_BYTES, MAX_CACHED_FRAMES
 from persistence.sealing import Opener
 
@@ -36,6 +37,11 @@ from persistence.sealing import Opener
 _BATCH: Final = 512
 # Entries from which on a state is frozen out of the garbage collector's sight.
 _LARGE: Final = 50_000
+# Its signature held: its maker sealed it so, by a fault of the program or of the memory.
+_UNREADABLE: Final = (
+    "close the replica and run `mesh repair` on its folder: every readable frame of its own is "
+    "kept, and the rest comes from the others"
+)
 
 
 @dataclass(slots=True)
@@ -68,23 +74,28 @@ class Recovery:
             {number: {} for number in range(genesis.shards)},
         )
 
-    def add_snapshot(self, record: SnapshotRecord) -> None:
-        """Join a shard's snapshot. Raises JournalDamaged if it is not what its maker sealed."""
+    def add_snapshot(self, record: SnapshotRecord, *, lazily: bool = False) -> None:
+        """Begin a shard with its snapshot. Raises JournalDamaged if it is not what its maker
+        sealed.
+
+        `lazily`: it is verified and decrypted, and what it holds is read and proven when somebody
+        asks for it; that may raise JournalDamaged then.
+        """
         where = f"the journal's snapshot of shard {record.shard}"
+        key = self._opener.genesis.digest_key
         try:
             opened = self._opener.open_snapshot(record.data)
-            snapshot: ShardSnapshot = decode_snapshot(opened.body)
-            shard = self._shard(opened.shard, record.shard, where)
-            shard.join(snapshot)
-            self._opener.trust.keep_all(opened.certificates, shard.frontier)
+            self._check_shard(opened.shard, record.shard, where)
+            head, body = decode_head(opened.body), opened.body
         except (UnknownKey, UnknownVersion) as fault:
             raise StorageError(f"{where} can't be opened here: {fault}") from fault
         except (FrameError, CodecError) as fault:
             raise JournalDamaged(f"{where} is refused: {fault}") from fault
-        if shard.digest() != snapshot.digest:
-            raise JournalDamaged(
-                f"{where} has digest {shard.digest().hex()}, not {snapshot.digest.hex()} as it says"
-            )
+        shard = LazyShard(key, head, lambda: _content(body, key, where))
+        if not lazily:
+            shard.load()
+        self._opener.trust.keep_all(opened.certificates, shard.frontier)
+        self.result.shards[record.shard] = shard
         self.result.chain[record.shard].update(opened.chain)
         self.result.snapshots[record.shard] = record.position
 
@@ -103,7 +114,8 @@ class Recovery:
         except FrameError as fault:
             raise JournalDamaged(f"{where} is refused: {fault}") from fault
         header = opened.header
-        shard = self._shard(header.shard, record.shard, where)
+        self._check_shard(header.shard, record.shard, where)
+        shard = self.result.shards[header.shard]
         if CLOSE_EXTENSION in header.extensions:
             self.result.closes.append(header)
         kept = (record.session, record.first, record.last)
@@ -133,10 +145,25 @@ class Recovery:
         self._opener.trust.keep(header.session)
         chain[header.session] = opened.hash
 
-    def _shard(self, found: int, recorded: int, where: str) -> Shard:
+    def _check_shard(self, found: int, recorded: int, where: str) -> None:
         if found != recorded:
             raise JournalDamaged(f"{where} is kept under shard {recorded} and belongs to {found}")
-        return self.result.shards[found]
+
+
+def _content(body: bytes, digest_key: bytes, where: str) -> Shard:
+    """The shard that a snapshot's body amounts to. Raises JournalDamaged."""
+    shard = Shard(digest_key)
+    try:
+        snapshot = decode_snapshot(body)
+        shard.join(snapshot)
+    except CodecError as fault:
+        raise JournalDamaged(f"{where} is refused: {fault}; {_UNREADABLE}") from fault
+    if shard.digest() != snapshot.digest:
+        raise JournalDamaged(
+            f"{where} has digest {shard.digest().hex()}, not {snapshot.digest.hex()} as it says; "
+            f"{_UNREADABLE}"
+        )
+    return shard
 
 
 def recover(
@@ -157,18 +184,18 @@ def recover(
 
 
 async def recover_journal(journal: Journal, opener: Opener, *, gc_freeze: bool = True) -> Recovered:
-    """`recover` on a journal, in batches, so that memory stays bounded by the state.
+    """`recover` on a journal, in batches, so that memory stays bounded by the state. A shard whose
+    snapshot contains all that there is of it is a `LazyShard`: what it holds is not read yet.
 
     The work is done in a thread: an event loop that others share goes on meanwhile. `gc_freeze`:
-    the cyclic garbage collector of the process is off while it lasts, and all that there is after
-    it is frozen (`gc.freeze`) if the state is large.
+    the cyclic garbage collector of the process is off while it lasts.
     """
     recovery = Recovery(opener)
     snapshots = await journal.snapshots()
 
     def join() -> None:
         for snapshot in snapshots:
-            recovery.add_snapshot(snapshot)
+            recovery.add_snapshot(snapshot, lazily=True)
 
     def apply(batch: Sequence[tuple[int, FrameRecord]]) -> None:
         for position, frame in batch:
@@ -182,11 +209,15 @@ async def recover_journal(journal: Journal, opener: Opener, *, gc_freeze: bool =
             after = batch[-1][0]
         # Who starts from it asks for the digests at once, on the event loop.
         await asyncio.to_thread(lambda: [one.digest() for one in recovery.result.shards.values()])
-        entries = sum(shard.entry_count for shard in recovery.result.shards.values())
-        if gc_freeze and entries >= _LARGE:
-            # The collector need not walk through a large state that stays, again and again.
-            gc.freeze()
     return recovery.result
+
+
+def freeze_large(shards: Iterable[Shard]) -> None:
+    """If there is much in these shards, take all objects there are out of the cyclic garbage
+    collector's sight: it need not walk through a large state that stays, again and again.
+    """
+    if sum(shard.entry_count for shard in shards) >= _LARGE:
+        gc.freeze()
 
 
 @contextmanager

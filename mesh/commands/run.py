@@ -86,7 +86,8 @@ def _say(replica: Replica, state: str, as_json: bool) -> None:
     status = replica.status()
     line = {
         "state": state, "replica": replica.name, "address": status["address"],
-        "documents": status["documents"], "entries": status["entries"],
+        "loading": status["loading"], "documents": status["documents"],
+        "entries": status["entries"],
         "peers": [peer["name"] for peer in status["peers"] if peer["connected"]],
         "refused": status["refused"], "health": status["health"],
     }  # fmt: skip
@@ -98,8 +99,9 @@ def _say(replica: Replica, state: str, as_json: bool) -> None:
             for part, health in status["health"].items()
             if health["state"] != OFF
         )
+        loading = f" ({line['loading']} shards still to load)" if line["loading"] else ""
         text = (
             f"{replica.name} {state} at {line['address'] or 'no address'}: {line['documents']} "
-            f"documents, {len(line['peers'])} peers; {', '.join(parts)}"
+            f"documents{loading}, {len(line['peers'])} peers; {', '.join(parts)}"
         )
     print(text, file=sys.stdout, flush=True)  # noqa: T201 - what the command is for

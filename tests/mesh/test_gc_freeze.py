@@ -10,7 +10,7 @@ import pytest
 from persistence import journal as recovery
 from persistence.base import FrameRecord
 from persistence.memory import MemoryJournal
-from tests.mesh.world import World, running, write
+from tests.mesh.world import World, eventually, running, write
 
 
 class Watching(MemoryJournal):
@@ -44,6 +44,7 @@ async def test_the_collector_is_left_alone_on_request(
     again = memory_world.replica("a", replica__gc_freeze=freeze)
     async with running(again):
         assert journal.collecting is not freeze
+        await eventually(lambda: memory_world.probes["a"].counts["replica.loaded"] > 0)
         assert (gc.get_freeze_count() > 0) is (freeze and large)
         assert gc.isenabled()
 
