@@ -42,6 +42,7 @@ class Reception(Enum):
     TAKEN = "taken"
     DUPLICATE = "duplicate"
     GAPPED = "gapped"
+    DROPPED = "dropped"
     UNCERTIFIED = "uncertified"
     REFUSED = "refused"
 
@@ -112,6 +113,7 @@ class Ingest:
             return Reception.DUPLICATE
         if verdict is Verdict.DROPPED:
             core.probe.event("frame.dropped", shard=host.index, session=header.session)
+            return Reception.DROPPED
         return Reception.GAPPED
 
     def pump(self, host: ShardHost, read: Read | None = None) -> None:

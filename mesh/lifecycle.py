@@ -31,7 +31,7 @@ from mesh.services.shared import Services
 from persistence.base import StorageError
 
 GAP_S = 0.1
-"""How often inboxes are looked at for frames that wait too long."""
+"""How often it is looked for frames that wait too long, and for peers that are to be named."""
 SIZE_S = 10.0
 """How often the journal is measured."""
 CLOSED = "the replica is closed"
@@ -171,6 +171,7 @@ class Lifecycle:
             await asyncio.sleep(GAP_S)
             self.exchange.look_for_gaps()
             self.ingest.judge_waiting()
+            self.exchange.manners.judge()
 
     async def _bound_journal(self) -> None:
         """Keep the journal bounded, whatever peers lack."""
