@@ -36,7 +36,7 @@ class _Note(NamedTuple):
     what: str
     until: float
     barred_until: float
-    count: int
+    times: int
 
 
 class Manners:
@@ -109,7 +109,7 @@ class Manners:
         """Remember it; how often the peer was noted in one go by now."""
         now = self._core.now()
         before = self._notes.pop(link.name, None)
-        count = 1 if before is None else before.count + (before.what != what)
+        count = 1 if before is None else before.times + (before.what != what)
         barred_until = max(now + barred_s, 0.0 if before is None else before.barred_until)
         until = max(now + link.times.named, barred_until)
         self._notes[link.name] = _Note(what, until, barred_until, count)
