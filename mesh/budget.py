@@ -34,10 +34,10 @@ UNITS_MOST: Final = 16_384.0
 """Saved up while a peer is quiet."""
 DEBT_MOST: Final = 32_768.0
 """One large answer is not held against a peer for longer than 4 s."""
-PAUSE_UNITS: Final = UNITS_PER_S / 20
-"""Who waits, waits for this much at least: 50 ms."""
-BREAK_UNITS: Final = UNITS_PER_S / 4
-"""With so much left a peer is within its limit again: it was quiet for a quarter of a second."""
+PAUSE_S: Final = 0.05
+"""Who waits, waits for so long at least."""
+BREAK_S: Final = 0.25
+"""Who has saved up this much is within its limit again."""
 
 CAPTURE_CALLS: Final = 8
 """What asks for a capture of all shards counts for so many messages."""
@@ -73,7 +73,7 @@ class Budget:
             return 0.0
         if self._since is None:
             self._since = now
-        return (PAUSE_UNITS - self._units) / UNITS_PER_S
+        return PAUSE_S - self._units / UNITS_PER_S
 
     def over_for(self, now: float) -> float:
         """For how many seconds it has been used up, without a break; 0.0: it is not."""
@@ -88,7 +88,7 @@ class Budget:
     def _fill(self, now: float) -> None:
         self._units = min(UNITS_MOST, self._units + max(0.0, now - self._at) * UNITS_PER_S)
         self._at = now
-        if self._units >= BREAK_UNITS:
+        if self._units >= BREAK_S * UNITS_PER_S:
             self._since = None
 
 

@@ -19,6 +19,7 @@ from mesh.core import Core
 from mesh.environment import PeerRefused
 from mesh.health import PEERS
 from mesh.links import PeerLink
+from mesh.refusals import Refusals
 
 MAX_NOTES: Final = 1_024
 """Peers remembered; the one noted longest ago is forgotten first."""
@@ -36,7 +37,6 @@ class _Note(NamedTuple):
     what: str
     until: float
     barred_until: float
-    times: int
 
 
 class Manners:
@@ -47,6 +47,7 @@ class Manners:
         self._links = links
         self._accounts: dict[str, Account] = {}
         self._notes: dict[str, _Note] = {}
+        self._counts = Refusals()
 
     def __repr__(self) -> str:
         return f"<Manners of {sorted(self._notes)}>"
@@ -68,13 +69,15 @@ class Manners:
         over = link.account.calls.over_for(now)
         if over >= times.patience:
             what = f"asked for more than it may for {over:.0f} s"
-            count = self._note(link, what, barred_s=times.barred)
+            self._note(link, what, barred_s=times.barred)
+            count = self._counts.add(link.name, "barred")
             core.probe.event("link.barred", peer=link.name, seconds=times.barred, count=count)
             link.end(f"it {what}")
             return
         what = "asks for more than it may and is read more slowly"
-        count = self._note(link, what)
+        self._note(link, what)
         if before is None or before.what != what:
+            count = self._counts.add(link.name, "limited")
             core.probe.event("link.limited", peer=link.name, count=count)
 
     def ended(self, link: PeerLink) -> None:
@@ -105,14 +108,12 @@ class Manners:
             named.append(f"and {len(said) - MAX_NAMED} more")
         core.health.remark(PEERS, "manners", ", ".join(named), CURE)
 
-    def _note(self, link: PeerLink, what: str, barred_s: float = 0.0) -> int:
-        """Remember it; how often the peer was noted in one go by now."""
+    def _note(self, link: PeerLink, what: str, barred_s: float = 0.0) -> None:
+        """Remember what the peer did last."""
         now = self._core.now()
         before = self._notes.pop(link.name, None)
-        count = 1 if before is None else before.times + (before.what != what)
         barred_until = max(now + barred_s, 0.0 if before is None else before.barred_until)
         until = max(now + link.times.named, barred_until)
-        self._notes[link.name] = _Note(what, until, barred_until, count)
+        self._notes[link.name] = _Note(what, until, barred_until)
         if len(self._notes) > MAX_NOTES:
             del self._notes[next(iter(self._notes))]
-        return count
