@@ -26,7 +26,7 @@ TREES_SINCE = 2
 by anti-entropy.
 """
 BUS_WAY = source_of(BUS)
-_NEW = (Reception.TAKEN, Reception.GAPPED)
+_NEW = (Reception.TAKEN, Reception.GAPPED, Reception.DROPPED)
 
 Want = Callable[[PeerLink, int, tuple[Range, ...]], None]
 

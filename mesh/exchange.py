@@ -21,6 +21,7 @@ from mesh.health import DEGRADED, OFF, OK, PEERS
 from mesh.ingest import STUCK_S, Ingest, Reception
 from mesh.joining import Joining
 from mesh.links import PeerLink
+from mesh.manners import Manners
 from mesh.repair import Comparison, Requests, compare, plan
 from mesh.serving import Serving
 from mesh.shards import ShardHost
@@ -58,6 +59,7 @@ BIG_CHANGE = 512
 """This many frames that came by repair in one batch, or a joined snapshot, are announced to all
 peers at once.
 """
+_NEEDLESS = (Reception.DUPLICATE, Reception.UNCERTIFIED, Reception.DROPPED)
 
 
 class Exchange:
@@ -72,6 +74,7 @@ class Exchange:
         self._joined_at: dict[int, float] = {}
         self._links: dict[str, PeerLink] = {}
         self.broadcast = Broadcast(core, self._links, self._want)
+        self.manners = Manners(core, self._links)
         self._hearers: dict[type[Any], Callable[[PeerLink, Any], None]] = {
             Frames: self._frames,
             Journaled: self._journaled,
@@ -130,6 +133,7 @@ class Exchange:
     def up(self, link: PeerLink) -> None:
         """See `links.Conversation`. One link per pair of replicas stays."""
         core = self._core
+        self.manners.admit(link)
         old = self._links.get(link.name)
         if old is not None:
             same = old.session == link.session
@@ -166,6 +170,7 @@ class Exchange:
         core = self._core
         core.probe.event("link.down", peer=link.name, address=link.address, reason=reason)
         self._fetching.left(link)
+        self.manners.ended(link)
         if self._links.get(link.name) is link:
             del self._links[link.name]
             core.book.left(link.name, core.environment.clock.wall_ms(), core.now())
@@ -198,6 +203,10 @@ class Exchange:
         """See `links.Conversation`."""
         self._core.probe.sometimes("a slow peer is repaired")
         self.announce(link)
+
+    def limited(self, link: PeerLink) -> None:
+        """See `links.Conversation`."""
+        self.manners.limited(link)
 
     # ------------------------------------------------------------------ committer.Outlet
 
@@ -236,7 +245,7 @@ class Exchange:
                 self._compare(link, row)
             owed, link.owes_frontier = link.owes_frontier, set()
             for shard in sorted(owed):
-                link.send(self._core.hosts[shard].published.message(reply=False))
+                link.send(self._core.hosts[shard].published.message(reply=False), asked=True)
 
     def pump(self, host: ShardHost) -> None:
         """See `committer.Outlet`."""
@@ -286,10 +295,15 @@ class Exchange:
 
     def _frames(self, link: PeerLink, message: Frames) -> None:
         uncertified: set[int] = set()
+        now = self._core.now()
+        if not message.frames:
+            link.account.again(0, now)
         for raw in message.frames:
             received = reception, header = self._ingest.frame(raw, link.name)
             asked = header is not None and self._requests.covers(header, link.name)
             (self.broadcast.repaired if asked else self.broadcast.pushed)(link, received)
+            if reception in _NEEDLESS:
+                link.account.again(len(raw), now)
             if reception is Reception.REFUSED:
                 link.refused()
             elif reception is Reception.UNCERTIFIED and header is not None:
@@ -316,7 +330,7 @@ class Exchange:
 
     def _want_certificates(self, link: PeerLink, message: WantCertificates) -> None:
         found = self._core.trust.certificates(message.sessions[:MAX_CERTIFICATES])
-        link.send(Certificates(tuple(found)))
+        link.send(Certificates(tuple(found)), asked=True)
 
     def _holds(self, link: PeerLink, message: Holds) -> None:
         self._core.held_by[link.name] = frozenset(message.shards)
@@ -334,7 +348,7 @@ class Exchange:
                 self._knows(link, row.shard, mine.frontier)
                 core.waiters.progress()
             case Comparison.DIFFERENT:
-                link.send(mine.message(reply=True))
+                link.send(mine.message(reply=True), asked=True)
             case Comparison.CORRUPT:
                 core.probe.event(
                     "digest.mismatch", peer=link.name, shard=row.shard,
@@ -378,6 +392,7 @@ class Exchange:
             return
         host = core.hosts[message.shard]
         theirs = peer.known.get(message.shard, {})
+        link.account.volume.spend(len(theirs) // 64, core.now())  # All of it may be looked at.
         if any(not host.lattice.seen(session, seq) for session, seq in theirs.items()):
             self._fetching.want(link, message.shard)
 

@@ -12,7 +12,8 @@ Deps are what an author says. One that leaves some out could have its removals c
 remove, here and not there, and replicas would differ. So a frame waits for its `claims` as well:
 what its removals say their author had seen. They come last: an honest author's are met by then.
 
-Bounds: at most `max_frames` and `max_bytes` wait. When full, the newest frame of the session that
+Bounds: at most `max_frames` and `max_bytes` wait. What waits is held as it came, compressed: opened
+it may be a thousand times as much. When full, the newest frame of the session that
 holds most gives way: one session that can never be completed (its author's predecessor is lost)
 can't starve the others. What gave way is fetched again by repair. Frames that are ready and not
 taken count like those that wait.
@@ -34,20 +35,19 @@ from persistence.frame import Header
 
 MAX_WAITING_FRAMES = 8192
 MAX_WAITING_BYTES = 32 << 20
-CLAIM_BYTES = 128
-"""What a claim counts for: a tuple and its two numbers."""
+DOT_BYTES = 128
+"""What a dep or claim counts for: a tuple and its two numbers."""
 CLAIMS_ASKED = 64
 """As many of a frame's claims are asked for at once."""
 
 
 @dataclass(slots=True)
 class Arrival:
-    """A verified frame: its header, body and hash, its author's own bytes, and which peer brought
-    it. `claims`: see `persistence.journal.claims`; `met`: the inbox knows that so many of them are.
+    """A verified frame: its header and hash, its author's own bytes, and which peer brought it.
+    `claims`: see `persistence.journal.claims`; `met`: the inbox knows that so many of them are.
     """
 
     header: Header
-    body: bytes
     hash: bytes
     raw: bytes
     source: str
@@ -58,7 +58,7 @@ class Arrival:
     @property
     def weight(self) -> int:
         """The bytes it counts for."""
-        return len(self.raw) + CLAIM_BYTES * len(self.claims)
+        return len(self.raw) + DOT_BYTES * (len(self.header.deps) + len(self.claims))
 
     @property
     def session(self) -> int:

@@ -42,6 +42,7 @@ class Reception(Enum):
     TAKEN = "taken"
     DUPLICATE = "duplicate"
     GAPPED = "gapped"
+    DROPPED = "dropped"
     UNCERTIFIED = "uncertified"
     REFUSED = "refused"
 
@@ -103,7 +104,7 @@ class Ingest:
             return Reception.REFUSED
         transactions = read_transactions(header, opened.body)
         claimed = claims(header, transactions)
-        arrival = Arrival(header, opened.body, opened.hash, raw, source, core.now(), claimed)
+        arrival = Arrival(header, opened.hash, raw, source, core.now(), claimed)
         verdict = host.inbox.offer(arrival)
         if verdict is Verdict.READY:
             self.pump(host, (arrival, transactions))
@@ -112,20 +113,24 @@ class Ingest:
             return Reception.DUPLICATE
         if verdict is Verdict.DROPPED:
             core.probe.event("frame.dropped", shard=host.index, session=header.session)
+            return Reception.DROPPED
         return Reception.GAPPED
 
     def pump(self, host: ShardHost, read: Read | None = None) -> None:
         """Apply every frame of this shard whose causes are all here, until it is crowded with
         heads: the committer pumps again once they are absorbed.
 
-        `read`: what was read just now. Frames that had to wait are read again: what was read in
-        them takes many times their bytes.
+        `read`: what was read just now. Frames that had to wait are opened and read again: what is
+        in them takes many times their bytes.
         """
         while not host.crowded and (arrival := host.inbox.take()) is not None:
             if read is not None and arrival is read[0]:
                 transactions = read[1]
             else:
-                transactions = read_transactions(arrival.header, arrival.body)
+                # It was verified, so this can't be refused; a session forgotten meanwhile is in no
+                # frontier: this is its first frame then, which carries the certificate.
+                opened = self._core.opener.unseal(arrival.raw)
+                transactions = read_transactions(opened.header, opened.body)
             self._apply(host, arrival, transactions)
             host.inbox.advanced(arrival.session, arrival.last)
 
@@ -190,8 +195,7 @@ class Ingest:
     ) -> None:
         core, header = self._core, arrival.header
         if not core.trust.keep(header.session):
-            # Forgotten while the frame waited. Then its session was in no frontier yet, and this is
-            # its first frame here, which carries the certificate.
+            # Forgotten since it was verified: as in `pump`, the frame carries the certificate.
             core.opener.unseal(arrival.raw)
             core.trust.keep(header.session)
         applied = host.apply(arrival, transactions)

@@ -62,6 +62,8 @@ EVENTS: Mapping[str, str] = {
     "link.flood": "A peer sent more garbage than is tolerated; its link was closed.",
     "link.deaf": "A peer asked for far more than it read; its link was closed.",
     "link.overflow": "A slow peer's queue was full; it will be repaired when it is empty again.",
+    "link.limited": "A peer asks for more than one may; it is read more slowly; `count`.",
+    "link.barred": "A peer asked for too much for too long; no link for `seconds`; `count`.",
     "link.error": "A bug: handling a peer's message failed; the link was closed.",
     "message.refused": "A peer's message could not be decoded.",
     "message.unknown": "A peer said something only newer versions understand.",
@@ -140,6 +142,8 @@ EVENT_FIELDS: Mapping[str, str] = {
     "link.flood": "peer",
     "link.deaf": "bytes peer",
     "link.overflow": "bytes peer",
+    "link.limited": "count peer",
+    "link.barred": "count peer seconds",
     "link.error": "peer reason",
     "message.refused": "detail peer reason",
     "message.unknown": "code peer",
@@ -207,7 +211,7 @@ FIELDS: Mapping[str, tuple[type, str]] = {
     "replicas": (int, "how many replicas"),
     "revoked": (int, "how many replicas are let in no more"),
     "seals": (int, "id of the mesh key that new frames are sealed with"),
-    "seconds": (float, "how long it took"),
+    "seconds": (float, "how long it took, or takes"),
     "seq": (int, "number of an operation in its session and shard"),
     "session": (int, "id of a session"),
     "sessions": (int, "how many sessions"),
@@ -257,7 +261,7 @@ class LoggingProbe:
             "link.deaf", "link.error", "service.failed", "checkpoint.refused", "checkpoint.failed",
             "log.hole", "log.reset", "snapshot.refused", "snapshot.failed", "message.refused",
             "peer.refused", "link.refused", "roster.refused", "journal.rebuilt", "identity.cloned",
-            "frame.stuck",
+            "frame.stuck", "link.limited", "link.barred",
         }
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ from persistence.journal import freeze_large, uncollected
 from persistence.lazy import LazyShard, Unread
 
 GAP_S = 0.1
-"""How often inboxes are looked at for frames that wait too long."""
+"""How often it is looked for frames that wait too long, and for peers that are to be named."""
 SIZE_S = 10.0
 """How often the journal is measured."""
 CLOSED = "the replica is closed"
@@ -204,6 +204,7 @@ class Lifecycle:
             await asyncio.sleep(GAP_S)
             self.exchange.look_for_gaps()
             self.ingest.judge_waiting()
+            self.exchange.manners.judge()
 
     async def _bound_journal(self) -> None:
         """Keep the journal bounded, whatever peers lack."""

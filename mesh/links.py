@@ -1,9 +1,11 @@
 """One link to one peer: greeting, reading, writing, noticing that it is dead. What is said is
 `exchange`'s.
 
-Each link is four tasks in one group; whichever ends first ends the link and the others. Nothing
+Each link is a few tasks in one group; whichever ends first ends the link and the others. Nothing
 here waits without a bound: sending is the queue's (`dissemination.SendQueue`), a peer of whom not
-one byte comes is given up after `dead` seconds, however long its messages take.
+one byte comes is given up after `dead` seconds, one that sends next to nothing and no whole message
+after `trickle` seconds. What a peer may ask for is `budget`'s: one that wants more is read more
+slowly.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crdt.errors import CodecError, MeshError
+from mesh.budget import Account
 from mesh.core import Core
 from mesh.dissemination import Limiter, SendQueue, slices
 from mesh.environment import Link, LinkClosed, PeerRefused
@@ -38,16 +41,25 @@ from persistence.certificates import ReplicaCertificate
 REFUSALS_BURST = 64
 REFUSALS_PER_SECOND = 4.0
 """Garbage from one peer beyond this closes its link."""
+TRICKLE_BYTES = 4_096
+"""A message that is on its way has to grow by this much in `LinkTimes.trickle` seconds."""
 BYE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class LinkTimes:
-    """Seconds. `greet`: for the peer's hello; `beat`: idle time before a ping; `dead`: silence."""
+    """Seconds. `greet`: for the peer's hello; `beat`: idle time before a ping; `dead`: silence;
+    `trickle`: without a whole message, nor much of one; `patience`: with more calls than a peer may
+    make; `barred`: without a link after that; `named`: in `health()` after what was noted last.
+    """
 
     greet: float = 5.0
     beat: float = 2.0
     dead: float = 12.0
+    trickle: float = 60.0
+    patience: float = 10.0
+    barred: float = 30.0
+    named: float = 30.0
 
 
 class Conversation(Protocol):
@@ -71,6 +83,9 @@ class Conversation(Protocol):
     def drained(self, link: PeerLink) -> None:
         """The queue is empty again after frames were dropped."""
 
+    def limited(self, link: PeerLink) -> None:
+        """The peer has used up its account: it is not read from for a moment."""
+
 
 class PeerLink:
     """A link that has been greeted, with everything this end remembers about the other."""
@@ -82,9 +97,10 @@ class PeerLink:
         self._core = core
         self._conversation = conversation
         self._hello = hello
-        self._times = times
         self._ended = ""
         self._throttled = False
+        self._taking_since: float | None = None
+        self._messages = 0
         self._ending = asyncio.Event()
         self._outgoing = asyncio.Event()
         self._room = asyncio.Event()
@@ -92,6 +108,10 @@ class PeerLink:
         self._requests: dict[tuple[type[object], int], Request] = {}
         self._limiter = Limiter(REFUSALS_BURST, REFUSALS_PER_SECOND)
         self._sent_at = self._heard_at = core.now()
+        self.times = times
+        self.fault = ""
+        """Why the link ended, if by what the peer did or left undone."""
+        self.account = Account()
         self.name = link.peer
         self.address = link.address
         self.initiated = link.initiated
@@ -103,6 +123,8 @@ class PeerLink:
         self.queue = SendQueue(core.settings.peers.send_buffer_bytes * 4)
         self.assembly = Assembly()
         self.certified: set[int] = set()
+        self.given: dict[tuple[int, int], int] = {}
+        """{(shard, session): up to where frames were sent on request}."""
         self.dropped_uncertified = False
         self.snapshots_asked: set[int] = set()
         self.untold: dict[int, dict[int, int]] = {}
@@ -114,14 +136,20 @@ class PeerLink:
         way = "to" if self.initiated else "from"
         return f"<PeerLink {way} {self.name} at {self.address}, {self._ended or 'open'}>"
 
-    def send(self, message: Message) -> None:
-        """Queue a message that both sides know. A peer that lets too many pile up loses the
-        link.
+    def send(self, message: Message, *, asked: bool = False) -> None:
+        """Queue a message that both sides know. A peer that lets too many pile up loses the link.
+
+        `asked`: the peer asked for it, so that it is charged to its account.
         """
         assert VOCABULARY.since(type(message)) <= self.wire, f"{self.name} does not know it"
-        if not self._ended and not self.queue.offer(encode(message)):
+        if self._ended:
+            return
+        data = encode(message)
+        if asked:
+            self.account.answer(len(data), self._core.now())
+        if not self.queue.offer(data):
             self._core.probe.event("link.deaf", peer=self.name, bytes=self.queue.bytes)
-            self.end("it does not read what it asked for")
+            self.blame("does not read what it asked for")
         self._outgoing.set()
 
     def push(self, frame: bytes, *, asked: bool = False) -> None:
@@ -159,7 +187,17 @@ class PeerLink:
         """The peer sent garbage. A flood of it ends the link."""
         if not self._ended and not self._limiter.allow(self._core.now()):
             self._core.probe.event("link.flood", peer=self.name)
-            self.end("it sends garbage")
+            self.blame("sends garbage")
+
+    def untaken_for(self, now: float) -> float:
+        """For how many seconds the peer has not taken what is being handed to it."""
+        return 0.0 if self._taking_since is None else now - self._taking_since
+
+    def blame(self, fault: str) -> None:
+        """End the link soon, by the peer's fault. Idempotent."""
+        if not self._ended:
+            self.fault = fault
+            self.end(f"{self.name} {fault}")
 
     def end(self, reason: str) -> None:
         """End the link soon. Idempotent."""
@@ -190,7 +228,7 @@ class PeerLink:
             await self._close(farewell=up)
 
     async def _greet(self) -> None:
-        async with asyncio.timeout(self._times.greet):
+        async with asyncio.timeout(self.times.greet):
             await self._link.send(encode(self._hello))
             message = decode(await self._link.receive())
         if isinstance(message, Bye):
@@ -259,37 +297,55 @@ class PeerLink:
     async def _read(self) -> None:
         while True:
             data = await self._link.receive()
-            try:
-                message = decode(data)
-            except CodecError as error:
-                self._core.refuse(
-                    "message.refused", "CodecError", peer=self.name, detail=str(error)
-                )
-                self.refused()
-                continue
-            if isinstance(message, Unknown):
-                self._core.probe.event("message.unknown", peer=self.name, code=message.kind)
-                continue
+            self._messages += 1
+            message = self._decoded(data)
             if isinstance(message, Bye):
                 raise LinkClosed(f"{self.name} says: {message.reason}")
-            if not isinstance(message, Frames):
-                self._conversation.message(self, message)
+            self.account.hear(message, len(data), self._core.now())
+            if isinstance(message, Frames):
+                for part in slices(message.frames):
+                    self._conversation.message(self, Frames(part))
+                    await self._pause(frames=True)
                 continue
-            for part in slices(message.frames):
-                self._conversation.message(self, Frames(part))
-                self._throttled = True
-                await self._conversation.room()
-                self._throttled = False
-                self._heard_at = self._core.now()
-                # Whatever the peer has buffered, edits and other links get their turn.
-                await asyncio.sleep(0)
+            if message is not None:
+                self._conversation.message(self, message)
+            await self._pause(frames=False)
+
+    def _decoded(self, data: bytes) -> Message | None:
+        """What the peer says, if it can be read and is known."""
+        try:
+            message = decode(data)
+        except CodecError as error:
+            self._core.refuse("message.refused", "CodecError", peer=self.name, detail=str(error))
+            self.refused()
+            return None
+        if isinstance(message, Unknown):
+            self._core.probe.event("message.unknown", peer=self.name, code=message.kind)
+            return None
+        return message
+
+    async def _pause(self, *, frames: bool) -> None:
+        """Read no further while the peer's account is overdrawn, or the disk is behind."""
+        wait = self.account.wait(self._core.now())
+        self._throttled = frames or wait > 0
+        if wait:
+            self._conversation.limited(self)
+        # Whatever the peer has buffered, edits and other links get their turn.
+        await asyncio.sleep(wait)
+        if frames:
+            await self._conversation.room()
+        if self._throttled:
+            self._throttled = False
+            self._heard_at = self._core.now()
 
     async def _write(self) -> None:
         queue = self.queue
         while True:
             while queue:
                 item = queue.take()
+                self._taking_since = self._core.now()
                 await self._link.send(item if isinstance(item, bytes) else encode(Frames(item)))
+                self._taking_since = None
                 self._sent_at = self._core.now()
                 if queue.room:
                     self._room.set()
@@ -301,16 +357,21 @@ class PeerLink:
                 await self._outgoing.wait()
 
     async def _beat(self) -> None:
-        times = self._times
+        times = self.times
         received = 0
+        whole, moved, moved_at = 0, 0, self._heard_at
         while True:
             await asyncio.sleep(times.beat / 2)
             now = self._core.now()
             if self._link.received_bytes != received:
                 received = self._link.received_bytes
                 self._heard_at = now
+            if whole != self._messages or received - moved >= TRICKLE_BYTES or self._throttled:
+                whole, moved, moved_at = self._messages, received, now
             if now - self._heard_at >= times.dead and not self._throttled:
-                raise LinkClosed(f"{self.name} has been silent for {times.dead:g} s")
+                self.blame(f"has been silent for {times.dead:g} s")
+            elif now - moved_at >= times.trickle:
+                self.blame(f"has sent no whole message for {times.trickle:g} s")
             if now - self._sent_at >= times.beat and not self.queue:
                 self.send(Ping())
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crdt.frontier import count_missing
+from persistence.limits import MAX_SNAPSHOT_SESSIONS
 
 MAX_PEERS = 4_096
 LIVE_FOR_S = 600.0
@@ -55,10 +56,13 @@ class Peer:
     holds: frozenset[int] | None = None
 
     def has(self, shard: int, frontier: Mapping[int, int]) -> None:
-        """It has at least this on disk."""
+        """It has at least this on disk. Of more sessions than a shard can have, some are left out:
+        they count as lacking.
+        """
         known = self.known.setdefault(shard, {})
         for session, seq in frontier.items():
-            if seq > known.get(session, 0):
+            before = known.get(session, 0)
+            if seq > before and (before or len(known) < MAX_SNAPSHOT_SESSIONS):
                 known[session] = seq
 
 

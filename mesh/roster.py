@@ -119,10 +119,10 @@ class RosterSpread:
     def _version(self, link: PeerLink, message: RosterVersion) -> None:
         roll = self._roll
         if message.version < roll.roster.version:
-            link.send(RosterNews(roll.blob))
+            link.send(RosterNews(roll.blob), asked=True)
         lacking = set(roll.held) - set(message.keys)
         if keys := roll.keys(sorted(lacking)):
-            link.send(MeshKeys(keys))
+            link.send(MeshKeys(keys), asked=True)
 
     def _news(self, link: PeerLink, message: RosterNews) -> None:
         try:
@@ -168,7 +168,7 @@ class RosterSpread:
 
     def _want(self, link: PeerLink, message: WantKeys) -> None:
         if keys := self._roll.keys(message.keys):
-            link.send(MeshKeys(keys))
+            link.send(MeshKeys(keys), asked=True)
 
     def _judge_links(self) -> None:
         roll = self._roll

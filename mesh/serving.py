@@ -1,8 +1,9 @@
 """Answering peers that ask: frames of a range from the journal, or a whole shard as a snapshot.
 
 One request of a link is served at a time, and only as fast as the peer reads; memory is one page
-per session asked for. Frames of several sessions are merged by their stamps, which respect
-causality, so that the peer's inbox seldom has to wait.
+per session asked for. What a peer is given a second time over one link is charged to its account.
+Frames of several sessions are merged by their stamps, which respect causality, so that the peer's
+inbox seldom has to wait.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ PAGE_BYTES = 1 << 20
 MAX_PAGE = 256
 MAX_MERGED = 16
 """Sessions merged at once; more are served in groups, one after the other."""
+MAX_GIVEN = 65_536
+"""Sessions and shards remembered as given to a peer; the one asked for longest ago is forgotten."""
+_SNAPSHOT = 0
+"""No session has this number."""
 
 
 class _Run:
-    """The frames of one session in a range, a page at a time, with the stamp of the next."""
+    """The frames of one session in a range, a page at a time, with the stamp of the next.
+    `given`: up to where the peer was given them before.
+    """
 
-    def __init__(self, core: Core, shard: int, wanted: Range) -> None:
+    def __init__(self, core: Core, shard: int, wanted: Range, given: int) -> None:
+        self.given = given
         self._core = core
         self._shard = shard
         self._wanted = wanted
@@ -91,10 +99,16 @@ class Serving:
 
     async def _frames(self, link: PeerLink, request: Want) -> None:
         holes, count = False, 0
-        for start in range(0, len(request.ranges), MAX_MERGED):
-            group = request.ranges[start : start + MAX_MERGED]
+        journaled = self._core.hosts[request.shard].journaled
+        # Of what was never here nothing is looked for.
+        ranges = [one for one in request.ranges if journaled.get(one.session, 0) > one.after]
+        for start in range(0, len(ranges), MAX_MERGED):
+            group = ranges[start : start + MAX_MERGED]
             self._certify(link, [wanted.session for wanted in group])
-            runs = [_Run(self._core, request.shard, wanted) for wanted in group]
+            runs = [
+                _Run(self._core, request.shard, wanted, self._give(link, request.shard, wanted))
+                for wanted in group
+            ]
             count += await self._merge(link, runs)
             holes = holes or any(run.hole for run in runs)
         link.send(Served(request.shard, holes))
@@ -114,6 +128,8 @@ class Serving:
             _, index, record = heapq.heappop(heap)
             await link.room()
             link.push(record.data, asked=True)
+            if record.last <= runs[index].given:
+                link.account.again(len(record.data), self._core.now())
             count += 1
             if (found := await runs[index].next()) is not None:
                 heapq.heappush(heap, (found[0], index, found[1]))
@@ -124,7 +140,17 @@ class Serving:
         certificates = self._core.trust.certificates(fresh)
         if certificates:
             link.send(Certificates(tuple(certificates)))
-        link.certified.update(fresh)
+        link.certified.update(one for one in fresh if self._core.trust.get(one) is not None)
+
+    def _give(self, link: PeerLink, shard: int, wanted: Range) -> int:
+        """Note what the peer is given; up to where it was given this session before."""
+        before = link.given.pop((shard, wanted.session), 0)
+        link.given[shard, wanted.session] = max(before, wanted.upto)
+        if len(link.given) > MAX_GIVEN:
+            del link.given[next(iter(link.given))]
+        if wanted.after < before:
+            link.account.again(0, self._core.now())  # Whether frames of it are still here or not.
+        return before
 
     async def _snapshot(self, link: PeerLink, request: WantSnapshot | WantRest) -> None:
         shard, kept, first = request.shard, self._kept.get(request.shard), 0
@@ -137,12 +163,15 @@ class Serving:
             if link.wire >= RESUMES_SINCE:
                 self._kept.put(shard, transfer, len(data), self._core.now())
                 self.trim()
+        again = self._give(link, shard, Range(_SNAPSHOT, 0, 1))
         parts, size = 0, 0
         for part in split_snapshot(shard, transfer, first):
             await link.room()
             link.send(part)
             self._kept.touch(shard, self._core.now())
             parts, size = parts + 1, size + len(part.data)
+        if again:
+            link.account.snapshot_again(size, self._core.now())
         self._core.probe.sometimes("a snapshot is served")
         self._core.probe.event(
             "repair.served", peer=link.name, shard=shard, bytes=size, parts=parts

