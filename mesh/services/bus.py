@@ -26,6 +26,8 @@ WAIT_S = 1.0
 """Longest time one read blocks."""
 SHORT_WAIT_S = 0.01
 """The same, while shards are left out that will soon be read on."""
+OWN_S = 0.002
+"""Least pause after a read that brought nothing but frames of ours."""
 SLICE = 32
 """Frames taken in before other tasks get a turn."""
 STATE = "bus.state"
@@ -107,8 +109,8 @@ class BusFeed:
             batch = await self.condition.insist(READ, functools.partial(self._read, positions))
             # Else these positions meant another history, or were given up meanwhile.
             if self.tail.moves == moves and not self._changed(batch.generation):
-                await self._take(batch, positions)
-            await self._pace(len(batch.entries))
+                others = await self._take(batch, positions)
+                await self._pace(len(batch.entries), others)
 
     async def _read(self, positions: Mapping[int, str]) -> BusBatch:
         limit = self._core.settings.redis.read_entries
@@ -123,7 +125,8 @@ class BusFeed:
             self.tail.seek(self._oldest)
             return BusBatch(self._generation, ())
 
-    async def _take(self, batch: BusBatch, positions: Mapping[int, str]) -> None:
+    async def _take(self, batch: BusBatch, positions: Mapping[int, str]) -> int:
+        """How many entries are of others."""
         for entry in batch.entries:
             self.counts[entry.shard] += 1
         for shard in batch.trimmed:
@@ -131,9 +134,10 @@ class BusFeed:
             if self._trimmed.get(shard) != positions[shard]:
                 self._trimmed[shard] = positions[shard]
                 self._core.probe.event("bus.trimmed", shard=shard)
-        moves = self.tail.moves
+        moves, others = self.tail.moves, 0
         for at, entry in enumerate(batch.entries, 1):
             received = self._ingest.frame(entry.data, SOURCE)
+            others += received.header is None or received.header.session != self._core.session
             self._came(received)
             frame = awaited(self._core, received, entry.shard)
             if frame is None:
@@ -144,14 +148,17 @@ class BusFeed:
                 await self._room()
                 await asyncio.sleep(0)
                 if self.tail.moves != moves:
-                    return
+                    break
+        return others
 
-    async def _pace(self, entries: int) -> None:
+    async def _pace(self, entries: int, others: int) -> None:
         """Others write in flushes spaced like ours: what comes of one is read at once, and not in
-        as many reads as it has frames. Where there is more to catch up with, nothing waits.
+        as many reads as it has frames. Nor are frames of ours that come back worth a read each.
+        Where there is more to catch up with, nothing waits.
         """
         if 0 < entries < self._core.settings.redis.read_entries:
-            await asyncio.sleep(self._core.settings.replica.flush_interval_ms / 1000)
+            least = 0.0 if others else OWN_S
+            await asyncio.sleep(max(least, self._core.settings.replica.flush_interval_ms / 1000))
 
     async def _publish(self, records: Sequence[FrameRecord]) -> None:
         known = self._generation
