@@ -402,7 +402,7 @@ class Exchange:
             if session is None:
                 link.refused()
                 continue
-            link.certified.add(session)
+            link.certify((session,))
         if link.dropped_uncertified:
             # Find the frames again. What is asked for from now on comes after all certificates.
             link.dropped_uncertified = False

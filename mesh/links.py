@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,7 @@ from mesh.wire import (
     decode,
     encode,
 )
+from mesh.wire.codec import MAX_SESSIONS
 from persistence.certificates import ReplicaCertificate
 
 REFUSALS_BURST = 64
@@ -43,6 +45,7 @@ REFUSALS_PER_SECOND = 4.0
 """Garbage from one peer beyond this closes its link."""
 TRICKLE_BYTES = 4_096
 """A message that is on its way has to grow by this much in `LinkTimes.trickle` seconds."""
+MAX_CERTIFIED = 2 * MAX_SESSIONS
 BYE_S = 0.5
 
 
@@ -152,6 +155,12 @@ class PeerLink:
             self.blame("does not read what it asked for")
         self._outgoing.set()
 
+    def certify(self, sessions: Iterable[int]) -> None:
+        """The peer has the certificates of these. Of too many it counts as having none again."""
+        self.certified.update(sessions)
+        if len(self.certified) > MAX_CERTIFIED:
+            self.certified.clear()
+
     def push(self, frame: bytes, *, asked: bool = False) -> None:
         """Queue a frame; one that does not fit is dropped for this peer and repaired later.
 
@@ -238,8 +247,7 @@ class PeerLink:
         self._check(message)
         self.session = message.session
         self.wire = min(message.newest, self._hello.newest)
-        self.certified.update(message.known)
-        self.certified.update((self._core.session, message.session))
+        self.certify((*message.known, self._core.session, message.session))
         self._heard_at = self._core.now()
 
     def _check(self, hello: Hello) -> None:

@@ -48,6 +48,7 @@ class Manners:
         self._accounts: dict[str, Account] = {}
         self._notes: dict[str, _Note] = {}
         self._counts = Refusals()
+        self._named: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Manners of {sorted(self._notes)}>"
@@ -90,23 +91,25 @@ class Manners:
 
     def judge(self) -> None:
         """Forget what is long ago, and say the rest in `health()`."""
-        core, now = self._core, self._core.now()
+        now = self._core.now()
         self._notes = {name: note for name, note in self._notes.items() if now < note.until}
-        self._accounts = {
-            name: account
-            for name, account in self._accounts.items()
-            if name in self._links or not account.is_full(now)
-        }
+        if len(self._accounts) > len(self._links):
+            self._accounts = {
+                name: account
+                for name, account in self._accounts.items()
+                if name in self._links or not account.is_full(now)
+            }
         said = {name: note.what for name, note in self._notes.items()}
         for name, link in self._links.items():
             if (waited := link.untaken_for(now)) >= link.times.dead:
                 said[name] = f"has not taken a message for {waited:.0f} s"
             elif link.queue.behind:
                 said.setdefault(name, "reads more slowly than it is sent to; it will be repaired")
-        named = [f"{name} {said[name]}" for name in sorted(said)[:MAX_NAMED]]
-        if len(said) > MAX_NAMED:
-            named.append(f"and {len(said) - MAX_NAMED} more")
-        core.health.remark(PEERS, "manners", ", ".join(named), CURE)
+        if said or self._named:
+            self._named = [f"{name} {said[name]}" for name in sorted(said)[:MAX_NAMED]]
+            if len(said) > MAX_NAMED:
+                self._named.append(f"and {len(said) - MAX_NAMED} more")
+            self._core.health.remark(PEERS, "manners", ", ".join(self._named), CURE)
 
     def _note(self, link: PeerLink, what: str, barred_s: float = 0.0) -> None:
         """Remember what the peer did last."""

@@ -140,7 +140,7 @@ class Serving:
         certificates = self._core.trust.certificates(fresh)
         if certificates:
             link.send(Certificates(tuple(certificates)))
-        link.certified.update(one for one in fresh if self._core.trust.get(one) is not None)
+        link.certify(one for one in fresh if self._core.trust.get(one) is not None)
 
     def _give(self, link: PeerLink, shard: int, wanted: Range) -> int:
         """Note what the peer is given; up to where it was given this session before."""

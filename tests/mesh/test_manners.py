@@ -9,13 +9,14 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from crdt.errors import MeshError
-from mesh import Replica, budget
+from mesh import Replica, budget, links, peers
 from mesh.environment import Link
 from mesh.links import LinkTimes, PeerLink
 from mesh.manners import MAX_NAMED
@@ -23,6 +24,7 @@ from mesh.transports.tcp import TcpLink
 from mesh.wire import (
     Bye,
     Frames,
+    Journaled,
     Ping,
     Range,
     Served,
@@ -36,7 +38,8 @@ from mesh.wire import (
 from tests.mesh.fuzz.worker import TcpNetwork, hello_of
 from tests.mesh.world import World, converged, eventually, running, write
 
-TIMES = LinkTimes(greet=5, beat=0.1, dead=1.0, trickle=1.5, patience=0.3, barred=2.0, named=1.0)
+TIMES = LinkTimes(greet=5, beat=0.1, patience=0.3, barred=2.0, named=1.0)
+HASTY = replace(TIMES, dead=1.5, trickle=2.0)
 
 
 @pytest.fixture
@@ -48,9 +51,11 @@ def poor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def visited(world: World, **overrides: Any) -> AsyncIterator[tuple[Replica, Link, PeerLink]]:
+async def visited(
+    world: World, times: LinkTimes = TIMES, **overrides: Any
+) -> AsyncIterator[tuple[Replica, Link, PeerLink]]:
     """A replica, with a link of a member who has said hello and nothing else: both ends of it."""
-    a = world.replica("a", times=TIMES, **overrides)
+    a = world.replica("a", times=times, **overrides)
     async with running(a):
         link = await greeted(world, a)
         try:
@@ -212,6 +217,47 @@ async def test_honest_replicas_are_never_limited(world: World) -> None:
         assert not remark(a)
 
 
+async def test_what_was_never_here_is_not_looked_for_and_not_remembered(
+    memory_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with visited(memory_world) as (a, link, end):
+        await write(a, "one")
+        (shard,) = a._check().core.written()
+        asked: list[int] = []
+        journal = memory_world.journal("a")
+        frames = journal.frames
+
+        async def counted(shard: int, session: int, *rest: int) -> Any:
+            asked.append(session)
+            return await frames(shard, session, *rest)
+
+        monkeypatch.setattr(journal, "frames", counted)
+        known = set(end.certified)
+        nobody = [Range(1_000 + number, 0, 9) for number in range(2_000)]
+        await link.send(encode(Want(shard, (*nobody, Range(a.session, 0, 1)))))
+        await hear(link, Served)
+        assert set(asked) == {a.session}
+        assert end.certified == known
+        assert len(end.given) == 1
+
+
+async def test_what_a_peer_claims_to_know_is_bounded(
+    memory_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_CERTIFIED", 10)
+    monkeypatch.setattr(peers, "MAX_SNAPSHOT_SESSIONS", 10)
+    async with visited(memory_world) as (a, link, end):
+        for first in range(1, 100, 5):
+            await link.send(encode(Journaled({0: dict.fromkeys(range(first, first + 5), 1)})))
+            end.certify(range(first, first + 5))
+        await link.send(encode(Want(0, (Range(1, 0, 9),))))
+        await hear(link, Served)
+        peer = a._check().core.book.get("greedy")
+        assert peer is not None
+        assert len(peer.known[0]) == 10
+        assert len(end.certified) <= 10
+
+
 # ------------------------------------------------------------------ nothing, or next to nothing
 
 
@@ -226,8 +272,8 @@ async def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 
 
 async def test_who_says_nothing_loses_its_link_and_is_named(any_world: World) -> None:
-    async with visited(any_world) as (a, _, _):
-        await eventually(lambda: "greedy has been silent for 1 s" in remark(a), "it is named")
+    async with visited(any_world, HASTY) as (a, _, _):
+        await eventually(lambda: "greedy has been silent for 1.5 s" in remark(a), "it is named")
         assert not a._check().exchange.links
         await eventually(lambda: not remark(a).startswith("greedy"), "it has gone for a while")
 
@@ -235,7 +281,7 @@ async def test_who_says_nothing_loses_its_link_and_is_named(any_world: World) ->
 async def test_one_byte_now_and_then_is_no_conversation(tmp_path: Path) -> None:
     world = World()
     vars(world)["network"] = TcpNetwork(world, tmp_path)
-    async with visited(world) as (a, link, end):
+    async with visited(world, HASTY) as (a, link, end):
         writer = cast(TcpLink, link)._writer
 
         async def trickle() -> None:
@@ -243,7 +289,7 @@ async def test_one_byte_now_and_then_is_no_conversation(tmp_path: Path) -> None:
             while True:
                 await handed_over(writer, b"\0", end)
 
-        named = "greedy has sent no whole message for 1.5 s"
+        named = "greedy has sent no whole message for 2 s"
         await doing(trickle(), lambda: named in remark(a), "it is named")
         assert "no whole message" in str(world.probes["a"].latest["link.down"]["reason"])
         await eventually(lambda: not remark(a).startswith("greedy"), "it has gone for a while")
@@ -258,14 +304,14 @@ async def handed_over(writer: asyncio.StreamWriter, data: bytes, end: PeerLink) 
 
 
 async def test_a_large_message_may_take_its_time(tmp_path: Path) -> None:
-    """Many times `trickle`, as long as it grows."""
+    """Longer than `trickle`, as long as it grows."""
     world = World()
     vars(world)["network"] = TcpNetwork(world, tmp_path)
-    async with visited(world) as (a, link, end):
+    async with visited(world, HASTY) as (a, link, end):
         writer = cast(TcpLink, link)._writer
         begun = a._check().core.now()
         writer.write(b"\0\x40\0\0")  # 4 MiB
-        while a._check().core.now() < begun + 2 * TIMES.trickle:
+        while a._check().core.now() < begun + 1.5 * HASTY.trickle:
             await handed_over(writer, b"\0" * 1_024, end)
         assert "greedy" in a._check().exchange.links
         assert not remark(a)
@@ -276,7 +322,7 @@ async def test_a_large_message_may_take_its_time(tmp_path: Path) -> None:
 
 
 async def test_who_does_not_read_is_named_until_it_does(any_world: World) -> None:
-    async with visited(any_world, peers__send_buffer_bytes=65_536) as (a, link, end):
+    async with visited(any_world, HASTY, peers__send_buffer_bytes=65_536) as (a, link, end):
         probe = any_world.probes["a"]
         pings = asyncio.ensure_future(again_and_again_slowly(link))
         await _write_until(a, lambda: end.queue.behind)
@@ -290,7 +336,7 @@ async def test_who_does_not_read_is_named_until_it_does(any_world: World) -> Non
 
 
 async def test_who_does_not_read_and_goes_is_named_for_a_while(memory_world: World) -> None:
-    async with visited(memory_world, peers__send_buffer_bytes=65_536) as (a, link, end):
+    async with visited(memory_world, HASTY, peers__send_buffer_bytes=65_536) as (a, link, end):
         pings = asyncio.ensure_future(again_and_again_slowly(link))
         await _write_until(a, lambda: end.queue.behind)
         await eventually(lambda: "has not taken a message" in remark(a), "it is named")
@@ -301,7 +347,7 @@ async def test_who_does_not_read_and_goes_is_named_for_a_while(memory_world: Wor
 
 
 async def test_only_so_many_are_named_at_once(memory_world: World) -> None:
-    a = memory_world.replica("a", times=TIMES)
+    a = memory_world.replica("a", times=HASTY)
     async with running(a):
         names = [f"silent-{number:02}" for number in range(MAX_NAMED + 4)]
         links = [await greeted(memory_world, a, name) for name in names]
