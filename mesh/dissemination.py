@@ -100,7 +100,7 @@ class SendQueue:
 
 
 def slices(frames: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
-    """The frames, in order, in parts of about `FRAMES_PER_TURN_BYTES`."""
+    """The frames, in order, in parts of about `FRAMES_PER_TURN_BYTES`; of none, one part."""
     part: list[bytes] = []
     size = 0
     for frame in frames:
@@ -109,8 +109,7 @@ def slices(frames: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
             part, size = [], 0
         part.append(frame)
         size += len(frame)
-    if part:
-        yield tuple(part)
+    yield tuple(part)
 
 
 class Backoff:

@@ -41,6 +41,8 @@ class Fetching:
         begun = self._broken.get((link.session, shard))
         if begun is not None and begun.rest is not None and link.wire >= RESUMES_SINCE:
             _, transfer, index = begun.rest
+            # Given up before the rest of it comes, that would be garbage.
+            self._broken.touch((link.session, shard), self._core.now())
             link.send(WantRest(shard, transfer, index))
         else:
             index = 0

@@ -212,6 +212,8 @@ class Lifecycle:
         tried = 0
         while True:
             await asyncio.sleep(SIZE_S)
+            # Snapshots of all shards are no reason to load them at once, on the event loop.
+            await core.waiters.until(lambda: all(host.loaded for host in core.hosts))
             try:
                 size = await core.environment.journal.size()
             except StorageError:

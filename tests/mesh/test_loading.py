@@ -15,6 +15,7 @@ import pytest
 from crdt.ids import shard_of
 from crdt.lattice import Shard
 from mesh import Durability, Replica, ReplicaClosed
+from mesh.committer import Committer
 from mesh.compose import open_replica
 from mesh.health import DEGRADED, JOURNAL, OK
 from mesh.lifecycle import Lifecycle
@@ -145,6 +146,28 @@ async def test_an_edit_before_the_rest_is_there_is_durable(
             assert loaded(once_more) == [1], "it has a frame that its snapshot has not"
             changed = {f"Note/{of(1)}": "new"}
             assert texts(once_more) == {f"Note/{one}": f"text {one}" for one in NAMES} | changed
+
+
+async def test_a_journal_over_its_bound_waits_for_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who compacts it reads all shards: at once, and on the event loop, if they are not loaded."""
+    await left(world)
+    again, found = world.replica("a", replica__journal_bytes_max=1 << 20), list[list[int]]()
+
+    async def large() -> int:
+        return 1 << 30
+
+    monkeypatch.setattr("mesh.lifecycle.SIZE_S", 0.0)
+    monkeypatch.setattr(world.journal("a"), "size", large)
+    monkeypatch.setattr(Committer, "compact", lambda _: found.append(loaded(again)))
+    async with unloaded(monkeypatch) as go, running(again):
+        await write(again, *range(20), document=of(1))
+        assert loaded(again) == [1]
+        assert found == []
+        go.set()
+        await eventually(lambda: len(found) > 0, "compacted")
+    assert found[0] == list(range(SHARDS))
 
 
 async def test_replicas_converge_when_one_is_edited_at_once(

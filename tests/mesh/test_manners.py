@@ -104,6 +104,14 @@ async def hear(link: Link, until: type[object], times: int = 1) -> list[Any]:
 
 
 @pytest.mark.usefixtures("poor")
+async def test_messages_without_a_frame_are_not_for_nothing(memory_world: World) -> None:
+    async with visited(memory_world) as (a, link, _):
+        flood = again_and_again(link, Frames(()))
+        await doing(flood, lambda: "greedy asks for more" in remark(a), "it is named")
+        assert memory_world.probes["a"].counts["link.error"] == 0
+
+
+@pytest.mark.usefixtures("poor")
 async def test_who_asks_for_too_much_is_slowed_down_and_named_for_a_while(
     memory_world: World,
 ) -> None:

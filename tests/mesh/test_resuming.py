@@ -13,6 +13,7 @@ import pytest
 
 from mesh import Replica
 from mesh.environment import Link
+from mesh.transfers import KEPT_S
 from mesh.transports.memory import MemoryLink
 from mesh.wire import (
     WIRE_NEWEST,
@@ -25,7 +26,7 @@ from mesh.wire import (
     encode,
 )
 from tests.mesh.old_peer import OldPeer
-from tests.mesh.world import Note, World, converged, eventually, running, write
+from tests.mesh.world import PATIENCE_S, Note, World, converged, eventually, running, write
 
 TEXTS = 40
 TEXT_BYTES = 48_000
@@ -276,6 +277,19 @@ async def test_a_link_in_place_of_another_goes_on_with_it(world: World) -> None:
                 assert await question(newer) == WantRest(giver.shard, NUMBER, 2)
                 await tell(newer, giver.parts[2])
                 await eventually(lambda: giver.session in a.frontier()[giver.shard], "joined")
+        assert world.probes["a"].counts["snapshot.refused"] == 0
+
+
+async def test_what_was_asked_for_is_kept_until_it_comes(world: World) -> None:
+    """Else the honest rest of it would be garbage, and much of that ends a link."""
+    async with broken_off(world) as (a, giver):
+        now, broken = a._check().core.now, a._check().exchange._fetching._broken
+        broken.touch((giver.session, giver.shard), now() - KEPT_S + PATIENCE_S)
+        async with giver.linked() as link:
+            assert await question(link) == WantRest(giver.shard, NUMBER, 1)
+            assert broken.trim(now() + PATIENCE_S) == [], "its time began anew"
+            await tell(link, *giver.parts[1:])
+            await eventually(lambda: giver.session in a.frontier()[giver.shard], "joined")
         assert world.probes["a"].counts["snapshot.refused"] == 0
 
 
