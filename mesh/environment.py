@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from crdt.errors import CallerError, PeerError, ServiceError
 from persistence.base import CheckpointStore, Clock, Entropy, EventLog, Journal, Probe
+from persistence.sealing import Flushes
 
 
 class LinkClosed(ServiceError):
@@ -232,7 +233,11 @@ class Coordinator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One door to the world: everything below `mesh.compose` gets its ports from here."""
+    """One door to the world: everything below `mesh.compose` gets its ports from here.
+
+    `flushes`: signatures known to be good, shared by replicas that share their memory; None: the
+    replica remembers its own.
+    """
 
     clock: Clock
     entropy: Entropy
@@ -244,3 +249,4 @@ class Environment:
     bus: Bus | None = None
     log: EventLog | None = None
     checkpoints: CheckpointStore | None = None
+    flushes: Flushes | None = None

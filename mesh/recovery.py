@@ -27,7 +27,7 @@ async def open_core(
     subscription to what does not exist.
     """
     subscription = Subscription(subscribe, identity.mesh.shards)
-    opener = Opener(identity.mesh, Trust(identity.mesh))
+    opener = Opener(identity.mesh, Trust(identity.mesh), environment.flushes)
     recovered = await recover_journal(
         environment.journal, opener, gc_freeze=settings.replica.gc_freeze
     )

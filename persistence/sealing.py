@@ -274,14 +274,16 @@ class _Part(NamedTuple):
 class Opener:
     """Opens frames and snapshots of one mesh. Whatever the bytes: it returns or raises a
     FrameError.
+
+    `known`: flushes whose signature is known to be good; None: those that are met here.
     """
 
-    def __init__(self, genesis: Genesis, trust: Trust) -> None:
+    def __init__(self, genesis: Genesis, trust: Trust, known: Flushes | None = None) -> None:
         self._genesis = genesis
         self.trust = trust
         self._ciphers = Ciphers(genesis)
         # Of flushes that verified: their other frames need no second check.
-        self.known: Flushes = BoundedCache(MAX_CACHED_FLUSHES)
+        self.known: Flushes = BoundedCache(MAX_CACHED_FLUSHES) if known is None else known
 
     @property
     def genesis(self) -> Genesis:
