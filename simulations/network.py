@@ -63,7 +63,8 @@ class SimLink:
         self._inbox: deque[bytes] = deque()
         self._waiting = 0
         self._flying = 0
-        self._changed = asyncio.Event()
+        self._came = asyncio.Event()
+        self._room = asyncio.Event()
         self.closed = ""
         self.received_bytes = 0
         self.arrives = 0
@@ -95,8 +96,8 @@ class SimLink:
         """See `Link.send`: waits while `BUFFER_BYTES` are on their way or not received."""
         other = self.other
         while not self.closed and other._waiting + other._flying >= BUFFER_BYTES:
-            self._changed.clear()
-            await self._changed.wait()
+            self._room.clear()
+            await self._room.wait()
         if self.closed:
             raise LinkClosed(f"link to {self.peer}: {self.closed}")
         other._flying += len(message)
@@ -109,12 +110,12 @@ class SimLink:
         while not self._inbox:
             if self.closed:
                 raise LinkClosed(f"link to {self.peer}: {self.closed}")
-            self._changed.clear()
-            await self._changed.wait()
+            self._came.clear()
+            await self._came.wait()
         message = self._inbox.popleft()
         self._waiting -= len(message)
         self.received_bytes += len(message)
-        self.other._changed.set()
+        self.other._room.set()
         return message
 
     async def close(self) -> None:
@@ -132,14 +133,15 @@ class SimLink:
             self._flying -= len(message)
             self._waiting += len(message)
             self._inbox.append(message)
-            self._changed.set()
+            self._came.set()
 
     def end(self, reason: str, *, lose: bool = False) -> None:
         """This end is over; `lose`: with what it had not read yet."""
         self.closed = self.closed or reason
         if lose:
             self._inbox.clear()
-        self._changed.set()
+        self._came.set()
+        self._room.set()
         self.owner.links.pop(self, None)
 
     def __repr__(self) -> str:

@@ -71,14 +71,16 @@ class Promises:
     deleted: dict[str, str] = field(default_factory=dict)
     counts: Tally[str] = field(default_factory=Tally)
 
-    def keep(self, replica: str, result: FlushResult) -> None:
+    def keep(self, host: Host, result: FlushResult) -> None:
         """A flush returned."""
-        level = str(result.level)
+        level, session = str(result.level), result.session
         self.counts[level] += 1
         for shard, seq in result.written.items():
-            self.acknowledged.append(
-                Acknowledged(result.session, shard, seq, level, replica)
-            )
+            self.acknowledged.append(Acknowledged(session, shard, seq, level, host.name))
+            host.tell(
+                "acknowledged", shard=shard, session=session, seq=seq, level=level,
+                others=",".join(result.replicas),
+            )  # fmt: skip
 
     def disk_lost(self, replica: str) -> None:
         """What was on this disk alone is lost with it: that was promised by nobody."""
@@ -115,12 +117,12 @@ class Writer:
             number += 1
             try:
                 if rng.random() < self._load.papers:
-                    await self._paper(replica, rng, mine, f"{host.name}-{host.runs}-{number}")
+                    await self._paper(host, replica, rng, mine, f"{host.name}-{host.runs}-{number}")
                 else:
                     self._edit(replica, rng, f"{replica.name} {number}")
                     self._promises.counts["edits"] += 1
                     if rng.random() < self._load.flush:
-                        await self._flush(replica, self._level(rng))
+                        await self._flush(host, replica, self._level(rng))
             except Backpressure:
                 self._promises.counts["backpressure"] += 1
                 await replica.ready()
@@ -144,7 +146,7 @@ class Writer:
         )
 
     async def _paper(
-        self, replica: Replica, rng: random.Random, mine: list[str], name: str
+        self, host: Host, replica: Replica, rng: random.Random, mine: list[str], name: str
     ) -> None:
         level = self._level(rng)
         document = f"Paper/{name}"
@@ -159,12 +161,12 @@ class Writer:
                 paper.text = name
             mine.append(document)
             kept = self._promises.papers
-        if await self._flush(replica, level):
+        if await self._flush(host, replica, level):
             if kept is self._promises.papers and document not in mine:
                 return
             kept[document] = replica.name if level is Durability.JOURNAL else ""
 
-    async def _flush(self, replica: Replica, level: Durability) -> bool:
+    async def _flush(self, host: Host, replica: Replica, level: Durability) -> bool:
         try:
             result = await replica.flush(level, timeout=FLUSH_TIMEOUT_S)
         except FlushTimeout:
@@ -172,7 +174,7 @@ class Writer:
             return False
         except ServiceError:
             return False
-        self._promises.keep(replica.name, result)
+        self._promises.keep(host, result)
         return True
 
 

@@ -14,9 +14,10 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
+from crdt.errors import MeshError
 from crdt.lattice import Shard
 from mesh.environment import Environment
 from mesh.replica import Replica
@@ -39,6 +40,8 @@ __all__ = ("Host", "Run", "World")
 T = TypeVar("T")
 Agent = Callable[["Host", Replica], Awaitable[None]]
 Listener = Callable[[str, str, Mapping[str, object]], None]
+RESTART_S = 1.0
+"""How soon a start that failed is tried again."""
 
 
 class SimProbe:
@@ -93,7 +96,6 @@ class Run:
         self.replica = Replica(world.settings, environment, host.identity)
         self.up = False
         self.over = False
-        self.failure: BaseException | None = None
 
     def spawn(self, loop: SimLoop, work: Any, name: str) -> asyncio.Task[Any]:
         """A task of this run: it stops where the run does."""
@@ -114,7 +116,8 @@ class Host:
         self.identity = world.authority.issue(name, world.true_clock, entropy)
         self.seeds = Seeds([f"{other}:7400" for other in world.names if other != name])
         self.run: Run | None = None
-        self.runs = 0
+        self.runs = self.losses = 0
+        self._wanted = False
 
     def __repr__(self) -> str:
         return f"<Host {self.name}, {'up' if self.replica else 'down'}>"
@@ -132,43 +135,94 @@ class Host:
         assert replica is not None, f"{self.name} is down"
         return {host.index: host.lattice for host in replica._started().core.hosts}
 
+    def tell(self, kind: str, **fields: object) -> None:
+        """Something of the world's own happened here."""
+        self._world.happened(self.name, kind, fields)
+
     def start(self) -> None:
-        """Start a replica on what is on the disk, and its agents when it is up."""
-        assert self.run is None, f"{self.name} runs already"
+        """Have a replica run here from now on: at once, or when the one that stops has stopped. A
+        start that fails is tried again, as a supervisor does.
+        """
+        self._wanted = True
+        if self.run is not None:
+            return
         self.runs += 1
         run = self.run = Run(self._world, self, self.runs)
         self._world.trace.add("start", run.life.name)
         run.spawn(self._world.loop, self._live(run), "start")
 
     async def _live(self, run: Run) -> None:
+        world = self._world
         try:
             await run.replica.start()
         except Exception as error:  # noqa: BLE001 - whatever it is, the world judges it
-            run.failure = error
-            self._world.happened(self.name, "start.failed", {"reason": repr(error)})
+            self.tell("start.failed", reason=repr(error))
+            self._over(run)
             return
         run.up = True
-        for index, agent in enumerate(self._world.agents):
-            run.spawn(self._world.loop, agent(self, run.replica), f"agent {index}")
+        for index, agent in enumerate(world.agents):
+            run.spawn(world.loop, agent(self, run.replica), f"agent {index}")
+
+    def stop(self) -> None:
+        """Close the replica, in order."""
+        self._wanted = False
+        run = self.run
+        if run is not None and run.up:
+            run.up = False
+            run.spawn(self._world.loop, self._close(run), "stop")
+
+    async def _close(self, run: Run) -> None:
+        try:
+            await run.replica.close()
+        except MeshError as error:
+            self.tell("close.failed", reason=repr(error))
+        self._over(run)
+
+    def _over(self, run: Run) -> None:
+        """A run ended by itself."""
+        if run.over:
+            return
+        self._end(run, silently=False)
+        if self._wanted:
+            self._world.loop.call_later(RESTART_S, self._again, context=Context())
+
+    def _again(self) -> None:
+        if self._wanted:
+            self.start()
+
+    def _end(self, run: Run, *, silently: bool) -> None:
+        world = self._world
+        world.loop.suspend(run.life)
+        run.over = run.journal.dead = True
+        world.network.vanish(run.transport, silently=silently)
+        world.dead.append(run)
+        self.run = None
 
     def crash(self, *, power: bool) -> None:
         """Its process ends at this instant; with `power`, the host goes dark and tells nobody."""
-        run = self.run
-        if run is None:
-            return
-        world = self._world
-        world.trace.add("crash", run.life.name, "power" if power else "kill")
-        world.loop.suspend(run.life)
-        run.over = run.journal.dead = True
-        world.network.vanish(run.transport, silently=power)
-        world.dead.append(run)
-        self.run = None
-        self.disk.busy_until = world.loop.now_ns
+        self._wanted = False
+        if self.run is not None:
+            run = self.run
+            self._world.trace.add("crash", run.life.name, "power" if power else "kill")
+            self._end(run, silently=power)
+            self.disk.busy_until = self._world.loop.now_ns
+
+    def crash_in_sync(self, moment: str) -> None:
+        """Go dark at the next write: "before" or "after" it is on disk."""
+
+        def strike(now: str) -> None:
+            if now == moment:
+                self.disk.on_sync = None
+                self.crash(power=True)
+
+        self.disk.on_sync = strike
 
     def lose_disk(self) -> None:
         """A crash that takes everything on the disk along."""
         self.crash(power=True)
         self.disk.lose()
+        self.losses += 1
+        self.tell("disk.lost")
 
 
 class World:
@@ -192,7 +246,8 @@ class World:
         self.names = [f"replica-{number}" for number in range(1, replicas + 1)]
         self.loop = SimLoop(drawn(seed, "loop"))
         self.trace = Trace(lambda: self.loop.now_ns, keep=keep_trace)
-        self.network = Network(self.loop, self.trace, self.chance("network"), conditions)
+        self.fair_weather = conditions or Conditions()
+        self.network = Network(self.loop, self.trace, self.chance("network"), self.fair_weather)
         self.true_clock = SimClock(lambda: self.loop.now_ns)
         self.settings = Settings().override(**{"replica__gc_freeze": False} | dict(settings or {}))
         self.authority = found_mesh(
@@ -242,6 +297,18 @@ class World:
         if self.trace.open:
             for watcher in self.watchers:
                 watcher(host, frames)
+
+    def heal(self) -> None:
+        """End every fault there may be, and have every replica run."""
+        self.network.mend_all()
+        self.network.conditions = self.fair_weather
+        for host in self.hosts.values():
+            host.disk.slow, host.disk.full, host.disk.broken = 1.0, False, False
+            host.disk.on_sync = None
+            host.seeds.blind = False
+            if host.run is not None and not host.run.over:
+                self.loop.resume(host.run.life)
+            host.start()
 
     def run(self, scenario: Callable[[World], Awaitable[T]]) -> T:
         """Run a scenario to its end, and the world with it. Raises Escaped, Livelock, Deadlock."""

@@ -1,0 +1,188 @@
+"""One seed of one scenario, from the first start to the verdict.
+
+Phases: everybody starts; faults happen while agents work; then all faults end, everybody is up
+again and nobody writes, and all must agree within a stated time; then there must be quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulations.faults import Fault, draw, launch
+from simulations.hosts import drawn
+from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
+from simulations.loop import Deadlock, Escaped, Livelock
+from simulations.network import Conditions
+from simulations.scenarios import Scenario
+from simulations.workload import Promises, Writer
+from simulations.world import World
+
+__all__ = ("Outcome", "simulate")
+
+LOOK_S = 0.5
+START_S = 1.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a seed. `seconds` are virtual; `healed_s` is how long agreeing took."""
+
+    seed: int
+    violations: list[Violation] = field(default_factory=list)
+    plan: list[Fault] = field(default_factory=list)
+    trace_hash: str = ""
+    seconds: float = 0.0
+    healed_s: float | None = None
+    steps: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    lines: list[str] | None = None
+
+
+def simulate(
+    scenario: Scenario,
+    seed: int,
+    *,
+    plan: Sequence[Fault] | None = None,
+    keep_trace: bool = False,
+) -> Outcome:
+    """Run one seed; with `plan`, these faults instead of the ones it would draw."""
+    world = World(
+        seed,
+        scenario.replicas,
+        shards=scenario.shards,
+        settings=scenario.settings,
+        conditions=_weather(scenario, seed),
+        keep_trace=keep_trace,
+    )
+    if plan is None:
+        plan = draw(world.chance("plan"), world.names, scenario.kinds, scenario.fault_s)
+    outcome = Outcome(seed, plan=list(plan))
+    performance = _Performance(scenario, world, outcome)
+    try:
+        world.run(performance.play)
+    except (Escaped, Livelock, Deadlock) as error:
+        outcome.violations.append(Violation(type(error).__name__, world.now, str(error)))
+    performance.sum_up()
+    return outcome
+
+
+def _weather(scenario: Scenario, seed: int) -> Conditions:
+    if not scenario.swarm:
+        return Conditions()
+    # The seed also decides what kind of network it is: one rack, one country, a bad radio link.
+    rng = random.Random(drawn(seed, "weather"))  # noqa: S311 - the seed is the point
+    latency = rng.choice((0.1, 0.3, 2.0, 20.0))
+    return Conditions(
+        latency_ms=latency,
+        jitter_ms=latency * rng.choice((0.1, 1.0, 4.0)),
+        tail=rng.choice((0.0, 0.01, 0.1)),
+        loss=rng.choice((0.0, 0.0, 0.001, 0.02)),
+        bandwidth=rng.choice((100_000_000, 10_000_000, 500_000)),
+    )
+
+
+class _Performance:
+    """A scenario being played in a world."""
+
+    def __init__(self, scenario: Scenario, world: World, outcome: Outcome) -> None:
+        self._scenario = scenario
+        self._world = world
+        self._outcome = outcome
+        self._promises = Promises()
+        self._writer: Writer | None = None
+        if scenario.load is not None:
+            self._writer = Writer(
+                self._promises, scenario.load, lambda host, run: world.chance("writer", host, run)
+            )
+            world.agents.append(self._writer)
+        world.agents.extend(scenario.agents)
+        self._checkers = checkers_for(world, self._promises)
+        for checker in self._checkers:
+            # Only those that listen are told.
+            if type(checker).event is not Checker.event:
+                world.listeners.append(checker.event)
+            if type(checker).journaled is not Checker.journaled:
+                world.watchers.append(checker.journaled)
+        self._lookers = [one for one in self._checkers if type(one).look is not Checker.look]
+
+    async def play(self, world: World) -> None:
+        """See the module."""
+        scenario = self._scenario
+        for host in world.hosts.values():
+            host.start()
+        looking = asyncio.create_task(self._look(), name="checkers")
+        await asyncio.sleep(START_S)
+        launch(world, self._outcome.plan)
+        await asyncio.sleep(scenario.fault_s)
+        self._outcome.healed_s = await self._heal()
+        found = collect(world)
+        for checker in self._checkers:
+            checker.end(found)
+        await self._quiet()
+        looking.cancel()
+        for invariant in scenario.invariants:
+            try:
+                invariant(world)
+            except Exception as error:  # noqa: BLE001 - a user's invariant says it so
+                self._outcome.violations.append(
+                    Violation(invariant.__name__, world.now, f"{type(error).__name__}: {error}")
+                )
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for checker in self._lookers:
+                checker.look()
+
+    async def _heal(self) -> float | None:
+        """Everybody is up, nobody writes. How long it takes until all agree; None: too long."""
+        world, scenario = self._world, self._scenario
+        if self._writer is not None:
+            self._writer.paused = True
+        world.heal()
+        began = world.now
+        while world.now - began < scenario.heal_s:
+            await asyncio.sleep(0.1)
+            if len(world.up) == len(world.names) and _agree(world):
+                return world.now - began
+        return None
+
+    async def _quiet(self) -> None:
+        world, scenario = self._world, self._scenario
+        if self._outcome.healed_s is None or not scenario.quiet_s:
+            return
+        # What was sent on several ways may still come in a second time.
+        await asyncio.sleep(2.0)
+        before = world.network.messages
+        await asyncio.sleep(scenario.quiet_s)
+        for checker in self._checkers:
+            if isinstance(checker, Quiet):
+                checker.judge(scenario.quiet_s, world.network.messages - before)
+
+    def sum_up(self) -> None:
+        """Put the verdict together."""
+        world, outcome = self._world, self._outcome
+        for checker in self._checkers:
+            outcome.violations.extend(checker.violations)
+        outcome.violations.extend(
+            Violation("NothingUnhandled", world.now, fault) for fault in world.loop.faults[:3]
+        )
+        outcome.violations.sort(key=lambda one: one.at)
+        outcome.trace_hash = world.trace.hash
+        outcome.seconds = world.now
+        outcome.steps = world.loop.steps
+        outcome.counts = world.counts + self._promises.counts
+        outcome.marks = world.marks
+        outcome.lines = world.trace.lines
+
+
+def _agree(world: World) -> bool:
+    """Whether all replicas have the same operations on disk."""
+    first, *others = (replica.journaled() for replica in world.replicas())
+    return all(other == first for other in others)
