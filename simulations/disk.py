@@ -12,16 +12,17 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from persistence.base import FrameRecord, Journal, SnapshotRecord, StorageError
 from persistence.memory import MemoryJournal
-from simulations.loop import SECOND, Life, SimLoop
+from simulations.loop import SECOND, SimLoop
 from simulations.trace import Trace
 
 __all__ = ("Disk", "SimJournal")
 
 T = TypeVar("T")
+Work: TypeAlias = Coroutine[Any, Any, T]
 _WRITES = frozenset({"append", "save_snapshot", "prune", "set_meta"})
 _BYTES_PER_SECOND = 200_000_000
 
@@ -71,6 +72,17 @@ class Disk:
             usual *= 20
         return int(usual * self.slow) + size * SECOND // _BYTES_PER_SECOND
 
+    def do(
+        self, kind: str, work: Callable[[Journal], Awaitable[T]]
+    ) -> tuple[T | None, StorageError | None]:
+        """What comes of a call now."""
+        if refusal := self.refusal(kind):
+            return None, StorageError(f"{kind}: {refusal}; free or replace the disk {self.name}")
+        try:
+            return _at_once(work(self.platter)), None
+        except StorageError as error:
+            return None, error
+
     def refusal(self, kind: str) -> str:
         """Why a write fails now; "" if it does not."""
         if kind in _WRITES and self.broken:
@@ -81,11 +93,12 @@ class Disk:
 
 
 class SimJournal:
-    """`persistence.base.Journal` on a `Disk`, of one `Life`: when that is over, so is it."""
+    """`persistence.base.Journal` on a `Disk`, for one run of a process: `dead`, when that is over.
+    What is asked for is queued by the call, not when it is first awaited.
+    """
 
-    def __init__(self, disk: Disk, life: Life) -> None:
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._life = life
         self._closed = False
         self.dead = False
         # What the disk does is nobody's task: it goes on whoever is suspended.
@@ -94,48 +107,48 @@ class SimJournal:
     def __repr__(self) -> str:
         return f"<SimJournal on {self._disk!r}>"
 
-    async def append(self, frames: Sequence[FrameRecord]) -> int:
+    def append(self, frames: Sequence[FrameRecord]) -> Work[int]:
         """See `Journal.append`."""
         size = sum(len(frame.data) for frame in frames)
         told = list(frames)
-        return await self._do("append", size, lambda on: on.append(told), told)
+        return self._do("append", size, lambda on: on.append(told), told)
 
-    async def replay(self, after: int, limit: int) -> list[tuple[int, FrameRecord]]:
+    def replay(self, after: int, limit: int) -> Work[list[tuple[int, FrameRecord]]]:
         """See `Journal.replay`."""
-        return await self._do("replay", 0, lambda on: on.replay(after, limit))
+        return self._do("replay", 0, lambda on: on.replay(after, limit))
 
-    async def frames(
+    def frames(
         self, shard: int, session: int, after: int, upto: int, limit: int
-    ) -> list[FrameRecord]:
+    ) -> Work[list[FrameRecord]]:
         """See `Journal.frames`."""
-        return await self._do(
-            "frames", 0, lambda on: on.frames(shard, session, after, upto, limit)
-        )
+        return self._do("frames", 0, lambda on: on.frames(shard, session, after, upto, limit))
 
-    async def save_snapshot(self, record: SnapshotRecord) -> None:
+    def save_snapshot(self, record: SnapshotRecord) -> Work[None]:
         """See `Journal.save_snapshot`."""
-        await self._do("save_snapshot", len(record.data), lambda on: on.save_snapshot(record))
+        return self._do("save_snapshot", len(record.data), lambda on: on.save_snapshot(record))
 
-    async def snapshots(self) -> list[SnapshotRecord]:
+    def snapshots(self) -> Work[list[SnapshotRecord]]:
         """See `Journal.snapshots`."""
-        return await self._do("snapshots", 0, lambda on: on.snapshots())
+        return self._do("snapshots", 0, lambda on: on.snapshots())
 
-    async def prune(self, shard: int, upto: Mapping[int, int]) -> int:
+    def prune(self, shard: int, upto: Mapping[int, int]) -> Work[int]:
         """See `Journal.prune`."""
-        return await self._do("prune", 0, lambda on: on.prune(shard, upto))
+        below = dict(upto)
+        return self._do("prune", 0, lambda on: on.prune(shard, below))
 
-    async def set_meta(self, values: Mapping[str, bytes]) -> None:
+    def set_meta(self, values: Mapping[str, bytes]) -> Work[None]:
         """See `Journal.set_meta`."""
-        size = sum(map(len, values.values()))
-        await self._do("set_meta", size, lambda on: on.set_meta(values))
+        kept = dict(values)
+        size = sum(map(len, kept.values()))
+        return self._do("set_meta", size, lambda on: on.set_meta(kept))
 
-    async def meta(self) -> dict[str, bytes]:
+    def meta(self) -> Work[dict[str, bytes]]:
         """See `Journal.meta`."""
-        return await self._do("meta", 0, lambda on: on.meta())
+        return self._do("meta", 0, lambda on: on.meta())
 
-    async def size(self) -> int:
+    def size(self) -> Work[int]:
         """See `Journal.size`."""
-        return await self._do("size", 0, lambda on: on.size())
+        return self._do("size", 0, lambda on: on.size())
 
     async def close(self) -> None:
         """See `Journal.close`. The disk keeps what is on it."""
@@ -147,7 +160,7 @@ class SimJournal:
         size: int,
         work: Callable[[Journal], Awaitable[T]],
         frames: list[FrameRecord] | None = None,
-    ) -> Awaitable[T]:
+    ) -> Work[T]:
         disk, loop = self._disk, self._disk.loop
         if self._closed or self.dead:
             return _failed(StorageError("the journal is closed"))
@@ -165,24 +178,16 @@ class SimJournal:
                 disk.on_sync("before")
             if self.dead:
                 return
-            result: T | None = None
-            error: Exception | None = None
-            if refusal := disk.refusal(kind):
-                error = StorageError(f"{kind} on {disk.name}: {refusal}; free or replace the disk")
-            else:
-                try:
-                    result = _at_once(work(disk.platter))
-                except StorageError as failure:
-                    error = failure
-            if writes:
-                disk.trace.add("disk", disk.name, kind, size, refusal)
-                if frames and error is None and disk.on_append is not None:
-                    disk.on_append(frames)
-                if disk.on_sync is not None:
-                    disk.on_sync("after")
-                loop.call_at_ns(done, tell, result, error, context=self._context)
-            else:
+            result, error = disk.do(kind, work)
+            if not writes:
                 tell(result, error)
+                return
+            disk.trace.add("disk", disk.name, kind, size, error or "")
+            if frames and error is None and disk.on_append is not None:
+                disk.on_append(frames)
+            if disk.on_sync is not None:
+                disk.on_sync("after")
+            loop.call_at_ns(done, tell, result, error, context=self._context)
 
         def tell(result: Any, error: Exception | None) -> None:
             if future.done() or self.dead:
@@ -193,7 +198,11 @@ class SimJournal:
                 future.set_result(result)
 
         loop.call_at_ns(happens, happen, context=self._context)
-        return future
+        return _result(future)
+
+
+async def _result(future: asyncio.Future[T]) -> T:
+    return await future
 
 
 async def _failed(error: StorageError) -> Any:

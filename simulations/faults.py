@@ -102,7 +102,7 @@ def launch(world: World, plan: Iterable[Fault]) -> None:
 
 
 def chosen_kinds(text: str, allowed: Sequence[str]) -> tuple[str, ...]:
-    """What `--faults` names: `all`, `none`, or kinds with commas between them. Raises CallerError."""
+    """What `--faults` names: `all`, `none`, or kinds with commas. Raises CallerError."""
     if text in ("all", ""):
         return tuple(allowed)
     if text == "none":

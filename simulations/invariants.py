@@ -67,7 +67,7 @@ class Checker:
 
 
 class NothingRefused(Checker):
-    """Among honest replicas nothing is refused, void, forked or forged, and nobody fails by a bug."""
+    """Among honest replicas nothing is refused, void, forked or forged; nobody fails."""
 
     ALARMS = frozenset(
         {
@@ -209,6 +209,7 @@ class NothingLost(Checker):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
+        del fields
         if kind == "disk.lost":
             self._promises.disk_lost(host)
 

@@ -21,17 +21,17 @@ import random
 import sys
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from crdt.errors import CallerError
+from simulations.sealed import Escaped, SealedLoop
 
-__all__ = ("LIFE", "Deadlock", "Escaped", "Life", "Livelock", "SimLoop", "call_site")
+__all__ = ("LIFE", "SECOND", "Deadlock", "Escaped", "Life", "Livelock", "SimLoop")
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 SECOND = 1_000_000_000
 STEPS_PER_INSTANT = 100_000
 """More steps than this without any time going by are a livelock."""
@@ -41,10 +41,6 @@ RESOLUTION_NS = 1_000
 """Who waits at all waits for so long."""
 _WATCHED = 1_000
 _PURGE_FROM = 512
-
-
-class Escaped(CallerError):
-    """Code in a simulation reached for the real world: a socket, thread, clock, or entropy."""
 
 
 class Livelock(CallerError):
@@ -133,12 +129,14 @@ class SimTask(asyncio.Task[T]):
         return self.number
 
 
-class SimLoop(asyncio.AbstractEventLoop):
+class SimLoop(SealedLoop):
     """See the module. `steps` counts what ran; `faults` holds what callbacks raised, and exceptions
-    of tasks that nobody asked for; `escaped` is the first way out that was tried.
+    of tasks that nobody asked for.
     """
 
-    def __init__(self, seed: int | bytes = 0, *, steps_per_instant: int = STEPS_PER_INSTANT) -> None:
+    def __init__(
+        self, seed: int | bytes = 0, *, steps_per_instant: int = STEPS_PER_INSTANT
+    ) -> None:
         self._random = random.Random(seed).random  # noqa: S311 - the seed is the point
         self._now = 0
         self._timers: list[tuple[int, int, Step]] = []
@@ -153,7 +151,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._running = self._closed = False
         self.steps = 0
         self.cancelled = 0
-        self.escaped: Escaped | None = None
         self.faults: list[str] = []
 
     def __repr__(self) -> str:
@@ -171,15 +168,21 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self._now / SECOND
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> Step:
         """Run it at this instant; steps of tasks in drawn order, other callbacks in theirs."""
         step = Step(callback, args, self, context)
-        self._ready(step)
+        self._put(step)
         return step
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> Step:
         """The same: there are no other threads."""
         return self.call_soon(callback, *args, context=context)
@@ -187,8 +190,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> Step:
         """Run it in so many virtual seconds."""
@@ -197,8 +200,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> Step:
         """Run it at this virtual second."""
@@ -211,8 +214,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at_ns(
         self,
         when: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> Step:
         """Run it at this virtual nanosecond, or at once if that is over."""
@@ -225,14 +228,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         heapq.heappush(self._timers, (when, self._order, step))
         return step
 
-    def _ready(self, step: Step) -> None:
+    def _put(self, step: Step) -> None:
         if isinstance(getattr(step._callback, "__self__", None), asyncio.Task):
             self._tasks.append(step)
         else:
             self._callbacks.append(step)
 
-    def _next(self) -> Step | None:
-        """What runs next; time goes on if nothing else can. None: nothing ever will."""
+    def _next(self) -> Step:
+        """What runs next; time goes on if nothing else can."""
         timers = self._timers
         tasks, callbacks = self._tasks, self._callbacks
         while timers and (timers[0][0] <= self._now or not (tasks or callbacks)):
@@ -244,11 +247,11 @@ class SimLoop(asyncio.AbstractEventLoop):
             if when > self._now:
                 self._now = when
                 self._instant_steps = 0
-            self._ready(step)
+            self._put(step)
         count = len(tasks)
         if not callbacks:
             if not count:
-                return None
+                raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
             chosen = int(self._random() * count) if count > 1 else 0
         else:
             chosen = int(self._random() * (count + 1)) if count else 0
@@ -259,16 +262,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         tasks.pop()
         return step
 
-    def _run_one(self) -> bool:
+    def _run_one(self) -> None:
         step = self._next()
-        if step is None:
-            return False
         if step._cancelled:
-            return True
+            return
         life = step._context.get(LIFE)
         if life is not None and life.suspended:
             life.parked.append(step)
-            return True
+            return
         self.steps += 1
         self._instant_steps += 1
         if self._instant_steps > self._limit:
@@ -281,13 +282,13 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.faults.append(f"{step!r} raised {error!r}")
         if self.escaped is not None:
             raise self.escaped
-        return True
 
     def _spins(self, step: Step) -> None:
         task = getattr(step._callback, "__self__", None)
         name = task.get_name() if isinstance(task, asyncio.Task) else repr(step._callback)
         self._spinning[name] += 1
         if self._instant_steps > self._limit + _WATCHED:
+            self._put(step)  # it was not run
             busy = ", ".join(f"{name} ({n})" for name, n in self._spinning.most_common(3))
             raise Livelock(
                 f"{self._limit} steps at {self.time():.6f} s and no time goes by; of the last "
@@ -307,24 +308,23 @@ class SimLoop(asyncio.AbstractEventLoop):
         life.suspended = False
         parked, life.parked = life.parked, []
         for step in parked:
-            self._ready(step)
+            self._put(step)
 
     # ------------------------------------------------------------------ running
 
-    def run_until_complete(self, work: Generator[Any, None, T] | Any) -> T:
+    def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
         """Run until this is done; what else there is stays where it was. Raises Deadlock,
         Livelock, Escaped.
         """
         assert not self._running, "it is running already"
-        main: asyncio.Future[T] = asyncio.ensure_future(work, loop=self)
+        main = asyncio.ensure_future(cast("Awaitable[T]", future), loop=self)
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._begun, finalizer=self._dropped)
         asyncio._set_running_loop(self)
         self._running = True
         try:
             while not main.done():
-                if not self._run_one():
-                    raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
+                self._run_one()
         except BaseException:
             if not main.done():
                 main.cancel()
@@ -336,8 +336,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         return main.result()
 
     def run_forever(self) -> NoReturn:
-        """There is no end to wait for: run until something is complete."""
-        raise Escaped("run_forever in a simulation; use run_until_complete")
+        """Escaped: a simulation runs until something is complete."""
+        raise self.refusal("run_forever", "run_until_complete: there is no end to wait for")
 
     def _waiting(self) -> str:
         tasks = sorted(
@@ -364,6 +364,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             raise Deadlock(f"tasks that can't be cancelled: {self._waiting()}")
 
         self._instant_steps = 0
+        self.escaped = None
         self.run_until_complete(all_over())
         self.run_until_complete(self.shutdown_asyncgens())
 
@@ -413,7 +414,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def set_task_factory(self, factory: Any) -> None:
         """Escaped: the order of tasks is the loop's own."""
-        raise Escaped("set_task_factory in a simulation; leave tasks to the loop")
+        del factory
+        raise self.refusal("set_task_factory", "the loop's own tasks: their order is drawn")
 
     def get_task_factory(self) -> None:
         """None: tasks are the loop's own."""
@@ -422,6 +424,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self, executor: Any, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
         """The work is done in one go, at an instant drawn a little later."""
+        del executor
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
@@ -477,47 +480,3 @@ class SimLoop(asyncio.AbstractEventLoop):
             generator = reference()
             if generator is not None:
                 await generator.aclose()
-
-
-def call_site() -> str:
-    """`file:line in function` of the code that is to blame: the innermost frame that is neither of
-    the standard library nor of the simulator.
-    """
-    own = (str(Path(asyncio.__file__).parent.parent), str(Path(__file__).with_name("loop.py")))
-    own += (str(Path(__file__).with_name("walls.py")),)
-    frame: FrameType | None = sys._getframe(1)
-    found = frame
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith("<") and ("site-packages" in name or not name.startswith(own)):
-            found = frame
-            break
-        frame = frame.f_back
-    assert found is not None
-    code = found.f_code
-    return f"{code.co_filename}:{found.f_lineno} in {code.co_name}"
-
-
-def _exit(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: SimLoop, *args: object, **options: object) -> NoReturn:
-        del args, options
-        self.escaped = self.escaped or Escaped(
-            f"{call_site()} used the event loop's {name}: a simulation has no sockets, processes or "
-            "signals; use the ports that the replica was given"
-        )
-        raise self.escaped
-
-    refuse.__name__ = name
-    return refuse
-
-
-for _name in (
-    "add_reader", "add_signal_handler", "add_writer", "connect_accepted_socket",
-    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
-    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo", "getnameinfo",
-    "remove_reader", "remove_signal_handler", "remove_writer", "sendfile", "set_default_executor",
-    "sock_accept", "sock_connect", "sock_recv", "sock_recv_into", "sock_recvfrom",
-    "sock_recvfrom_into", "sock_sendall", "sock_sendfile", "sock_sendto", "start_tls",
-    "subprocess_exec", "subprocess_shell",
-):  # fmt: skip
-    setattr(SimLoop, _name, _exit(_name))

@@ -180,7 +180,10 @@ class SimTransport:
             _serve(self._accept, link), name=f"accept {link.peer}", context=self._context.copy()
         )
         self._serving[task] = None
-        task.add_done_callback(lambda done: self._serving.pop(task, None), context=self._context)
+        task.add_done_callback(self._served, context=self._context)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._serving.pop(task, None)
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -255,7 +258,7 @@ class Network:
         if target is None or not target.alive:
             raise Unreachable(f"nobody listens at {address}")
         await self._travel(2)
-        if self._listening.get(address) is not target or not target.alive or not caller.alive:
+        if not (self._listening.get(address) is target and caller.alive):
             raise Unreachable(f"nobody listens at {address} any more")
         mine = SimLink(caller, target, address, initiated=True)
         theirs = SimLink(target, caller, caller.address, initiated=False)

@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
@@ -48,10 +47,10 @@ def simulate(
     scenario: Scenario,
     seed: int,
     *,
-    plan: Sequence[Fault] | None = None,
+    keep: Sequence[int] | None = None,
     keep_trace: bool = False,
 ) -> Outcome:
-    """Run one seed; with `plan`, these faults instead of the ones it would draw."""
+    """Run one seed; with `keep`, only those of the faults it draws, by their number from 1."""
     world = World(
         seed,
         scenario.replicas,
@@ -60,9 +59,11 @@ def simulate(
         conditions=_weather(scenario, seed),
         keep_trace=keep_trace,
     )
-    if plan is None:
-        plan = draw(world.chance("plan"), world.names, scenario.kinds, scenario.fault_s)
-    outcome = Outcome(seed, plan=list(plan))
+    drawn_plan = draw(world.chance("plan"), world.names, scenario.kinds, scenario.fault_s)
+    outcome = Outcome(
+        seed,
+        plan=[one for number, one in enumerate(drawn_plan, 1) if keep is None or number in keep],
+    )
     performance = _Performance(scenario, world, outcome)
     try:
         world.run(performance.play)

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from simulations.loop import Escaped, SimLoop, call_site
+from simulations.sealed import SealedLoop
 
 __all__ = ("walls",)
 
@@ -57,12 +57,12 @@ _EVENTS = {
 # Their records carry a time that nothing depends on: it may be the simulated one.
 _TOLD_THE_TIME = ("logging", "warnings")
 
-_inside: list[tuple[SimLoop, int]] = []
+_inside: list[tuple[SealedLoop, int]] = []
 _hooked: list[bool] = []
 
 
 @contextmanager
-def walls(loop: SimLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
+def walls(loop: SealedLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
     """Close the world in which this loop runs. `wall_ms` is the time that log records get."""
     undo: list[tuple[ModuleType, str, Any]] = []
     if not _hooked:
@@ -97,7 +97,7 @@ def walls(loop: SimLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
         _inside.pop()
 
 
-def _world() -> SimLoop | None:
+def _world() -> SealedLoop | None:
     """The loop whose code is running, if any is."""
     if not _inside:
         return None
@@ -105,18 +105,12 @@ def _world() -> SimLoop | None:
     return loop if loop.is_running() and threading.get_ident() == thread else None
 
 
-def _refuse(loop: SimLoop, what: str, cure: str) -> Escaped:
-    error = Escaped(f"{call_site()} used {what} in a simulation; use {cure}")
-    loop.escaped = loop.escaped or error
-    return error
-
-
 def _refusal(what: str, real: Callable[..., Any], cure: str) -> Callable[..., Any]:
     @functools.wraps(real)
     def guarded(*args: Any, **options: Any) -> Any:
         loop = _world()
         if loop is not None:
-            raise _refuse(loop, what, cure)
+            raise loop.refusal(what, cure)
         return real(*args, **options)
 
     return guarded
@@ -131,7 +125,7 @@ def _clock(name: str, real: Callable[[], Any], wall_ms: Callable[[], int]) -> Ca
         if sys._getframe(1).f_globals.get("__name__") in _TOLD_THE_TIME:
             ms = wall_ms()
             return ms * 1_000_000 if name.endswith("_ns") else ms / 1000
-        raise _refuse(loop, f"time.{name}", "the Clock of the replica's environment")
+        raise loop.refusal(f"time.{name}", "the Clock of the replica's environment")
 
     return guarded
 
@@ -140,4 +134,4 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     del args
     what = _EVENTS.get(event)
     if what is not None and (loop := _world()) is not None:
-        raise _refuse(loop, what, "the ports that the replica was given")
+        raise loop.refusal(what, "the ports that the replica was given")

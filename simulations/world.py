@@ -80,10 +80,8 @@ class Run:
         self.life = Life(f"{host.name}.{number}")
         self.context = copy_context()
         self.context.run(LIFE.set, self.life)
-        self.journal = SimJournal(host.disk, self.life)
-        self.transport: SimTransport = world.network.transport(
-            host.name, host.identity.certificate
-        )
+        self.journal = SimJournal(host.disk)
+        self.transport: SimTransport = world.network.transport(host.name, host.identity.certificate)
         environment = Environment(
             host.clock,
             SimEntropy(world.seed, host.name, number),
@@ -286,8 +284,8 @@ class World:
 
     def happened(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """A probe event, or one of the world's own."""
-        self.counts[kind] += 1
         if self.trace.open:
+            self.counts[kind] += 1
             self.trace.add(host, kind, *(f"{name}={value}" for name, value in fields.items()))
             for listener in self.listeners:
                 listener(host, kind, fields)
@@ -321,7 +319,6 @@ class World:
     def _bury(self) -> None:
         """End all tasks, those of crashed processes too: what they do now, nobody sees."""
         self.trace.open = False
-        self.loop.escaped = None
         for host in self.hosts.values():
             host.crash(power=True)
         for run in self.dead:
