@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from hashlib import blake2b
 
-from simulations.loop import SECOND
+from simulations.loop import SECOND, SimLoop
 
 __all__ = ("START_MS", "SimClock", "SimEntropy", "drawn")
 
@@ -22,24 +21,24 @@ def drawn(seed: int, *path: object) -> bytes:
 
 class SimClock:
     """`persistence.base.Clock` of one host. `skew_ms` is how far its wall clock is off, `drift` by
-    how much both clocks run too fast (0.0001: 100 ppm). `now_ns` gives true virtual nanoseconds.
+    how much both clocks run too fast (0.0001: 100 ppm). The loop's own time is the true one.
     """
 
-    def __init__(self, now_ns: Callable[[], int], skew_ms: int = 0, drift: float = 0.0) -> None:
-        self._now_ns = now_ns
+    def __init__(self, loop: SimLoop, skew_ms: int = 0, drift: float = 0.0) -> None:
+        self._loop = loop
         self.skew_ms = skew_ms
-        self._rate = 1.0 + drift
+        self._rate = (1.0 + drift) / SECOND
 
     def __repr__(self) -> str:
-        return f"SimClock(skew_ms={self.skew_ms}, rate={self._rate})"
+        return f"SimClock(skew_ms={self.skew_ms}, rate={self._rate * SECOND:.6f})"
 
     def monotonic(self) -> float:
         """Seconds since the world began, as this host counts them."""
-        return self._now_ns() * self._rate / SECOND
+        return self._loop.now_ns * self._rate
 
     def wall_ms(self) -> int:
         """Unix milliseconds, as this host believes."""
-        return START_MS + self.skew_ms + int(self._now_ns() * self._rate) // 1_000_000
+        return START_MS + self.skew_ms + int(self._loop.now_ns * self._rate * 1000)
 
     def step(self, by_ms: int) -> None:
         """Somebody sets the wall clock, forward or back."""

@@ -90,8 +90,6 @@ class Step(asyncio.TimerHandle):
         self._cancelled = False
         self._scheduled = when > 0.0
         self._when = when
-        self._source_traceback = None
-        self._repr = None
 
     def cancel(self) -> None:
         """Don't run it."""
@@ -130,7 +128,7 @@ class SimTask(asyncio.Task[T]):
 
 
 class SimLoop(SealedLoop):
-    """See the module. `steps` counts what ran; `faults` holds what callbacks raised, and exceptions
+    """See the module. `now_ns` is the time since the loop was made; `steps` counts what ran; `faults` holds what callbacks raised, and exceptions
     of tasks that nobody asked for.
     """
 
@@ -138,7 +136,7 @@ class SimLoop(SealedLoop):
         self, seed: int | bytes = 0, *, steps_per_instant: int = STEPS_PER_INSTANT
     ) -> None:
         self._random = random.Random(seed).random  # noqa: S311 - the seed is the point
-        self._now = 0
+        self.now_ns = 0
         self._timers: list[tuple[int, int, Step]] = []
         self._tasks: list[Step] = []
         self._callbacks: deque[Step] = deque()
@@ -154,18 +152,13 @@ class SimLoop(SealedLoop):
         self.faults: list[str] = []
 
     def __repr__(self) -> str:
-        return f"<SimLoop at {self._now / SECOND:.3f} s, {self.steps} steps>"
+        return f"<SimLoop at {self.now_ns / SECOND:.3f} s, {self.steps} steps>"
 
     # ------------------------------------------------------------------ time and order
 
-    @property
-    def now_ns(self) -> int:
-        """Virtual nanoseconds since the loop was made."""
-        return self._now
-
     def time(self) -> float:
         """Virtual seconds."""
-        return self._now / SECOND
+        return self.now_ns / SECOND
 
     def call_soon(
         self,
@@ -175,7 +168,10 @@ class SimLoop(SealedLoop):
     ) -> Step:
         """Run it at this instant; steps of tasks in drawn order, other callbacks in theirs."""
         step = Step(callback, args, self, context)
-        self._put(step)
+        if getattr(callback, "__self__", None).__class__ is SimTask:
+            self._tasks.append(step)
+        else:
+            self._callbacks.append(step)
         return step
 
     def call_soon_threadsafe(
@@ -195,7 +191,7 @@ class SimLoop(SealedLoop):
         context: Context | None = None,
     ) -> Step:
         """Run it in so many virtual seconds."""
-        return self.call_at(self._now / SECOND + delay, callback, *args, context=context)
+        return self.call_at(self.now_ns / SECOND + delay, callback, *args, context=context)
 
     def call_at(
         self,
@@ -206,9 +202,9 @@ class SimLoop(SealedLoop):
     ) -> Step:
         """Run it at this virtual second."""
         at = round(when * SECOND)
-        if when > self._now / SECOND:
+        if when > self.now_ns / SECOND:
             # Waiting takes time. Else who waits by a host's slower clock would wait for ever less.
-            at = max(at, self._now + RESOLUTION_NS)
+            at = max(at, self.now_ns + RESOLUTION_NS)
         return self.call_at_ns(at, callback, *args, context=context)
 
     def call_at_ns(
@@ -229,34 +225,36 @@ class SimLoop(SealedLoop):
         return step
 
     def _put(self, step: Step) -> None:
-        if isinstance(getattr(step._callback, "__self__", None), asyncio.Task):
+        if getattr(step._callback, "__self__", None).__class__ is SimTask:
             self._tasks.append(step)
         else:
             self._callbacks.append(step)
 
     def _next(self) -> Step:
-        """What runs next; time goes on if nothing else can."""
-        timers = self._timers
-        tasks, callbacks = self._tasks, self._callbacks
-        while timers and (timers[0][0] <= self._now or not (tasks or callbacks)):
+        """What runs next; time goes on if nothing else can. Raises Deadlock."""
+        timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
+        while timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
             when, _, step = heapq.heappop(timers)
             step._scheduled = False
             if step._cancelled:
                 self.cancelled -= 1
                 continue
-            if when > self._now:
-                self._now = when
+            if when > self.now_ns:
+                self.now_ns = when
                 self._instant_steps = 0
             self._put(step)
         count = len(tasks)
-        if not callbacks:
-            if not count:
-                raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
-            chosen = int(self._random() * count) if count > 1 else 0
-        else:
+        if callbacks:
+            # All callbacks are one lane, each task is one.
             chosen = int(self._random() * (count + 1)) if count else 0
             if chosen == count:
                 return callbacks.popleft()
+        elif count > 1:
+            chosen = int(self._random() * count)
+        elif count:
+            return tasks.pop()
+        else:
+            raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
         # The last one takes its place: the order says nothing, one is drawn.
         step, tasks[chosen] = tasks[chosen], tasks[-1]
         tasks.pop()
@@ -266,7 +264,8 @@ class SimLoop(SealedLoop):
         step = self._next()
         if step._cancelled:
             return
-        life = step._context.get(LIFE)
+        context = step._context
+        life = context.get(LIFE)
         if life is not None and life.suspended:
             life.parked.append(step)
             return
@@ -275,7 +274,7 @@ class SimLoop(SealedLoop):
         if self._instant_steps > self._limit:
             self._spins(step)
         try:
-            step._context.run(step._callback, *step._args)
+            context.run(step._callback, *step._args)
         except Livelock:
             raise
         except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
@@ -440,7 +439,7 @@ class SimLoop(SealedLoop):
                 future.set_result(result)
 
         low, high = THREAD_NS
-        self.call_at_ns(self._now + low + int(self._random() * (high - low)), work)
+        self.call_at_ns(self.now_ns + low + int(self._random() * (high - low)), work)
         return future
 
     async def shutdown_default_executor(self) -> None:

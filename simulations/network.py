@@ -275,7 +275,7 @@ class Network:
 
     def yields(self) -> bool:
         """Whether a sender lets others run before it goes on."""
-        return self._rng.random() < 0.2
+        return self._rng.random() < 0.1
 
     def carry(self, link: SimLink, message: bytes | None) -> None:
         """Bring a message (None: the end of the stream) to the other end, in its time."""

@@ -7,6 +7,7 @@ again and nobody writes, and all must agree within a stated time; then there mus
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -97,9 +98,13 @@ class _Performance:
         self._outcome = outcome
         self._promises = Promises()
         self._writer: Writer | None = None
-        if scenario.load is not None:
+        load = scenario.load
+        if load is not None:
+            if scenario.swarm:
+                edits = world.chance("load").choice((0.2, 0.5, 1.0, 3.0))
+                load = dataclasses.replace(load, edits=edits)
             self._writer = Writer(
-                self._promises, scenario.load, lambda host, run: world.chance("writer", host, run)
+                self._promises, load, lambda host, run: world.chance("writer", host, run)
             )
             world.agents.append(self._writer)
         world.agents.extend(scenario.agents)

@@ -6,20 +6,20 @@ they parted; they are kept only if asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import zip_longest
+
+from simulations.loop import SimLoop
 
 __all__ = ("Trace", "first_difference")
 
 
 class Trace:
-    """`now_ns` gives virtual nanoseconds. Words are plain data: what they show must not depend on
-    addresses or on the order of sets.
-    """
+    """Words are plain data: what they show must not depend on addresses or on the order of sets."""
 
-    def __init__(self, now_ns: Callable[[], int], *, keep: bool = False) -> None:
-        self._now_ns = now_ns
+    def __init__(self, loop: SimLoop, *, keep: bool = False) -> None:
+        self._loop = loop
         self._hash = blake2b(digest_size=16)
         self.lines: list[str] | None = [] if keep else None
         self.events = 0
@@ -32,7 +32,7 @@ class Trace:
         """Something happened now. Nothing more is taken in once the trace is not `open`."""
         if not self.open:
             return
-        line = f"{self._now_ns()} {' '.join(map(str, words))}\n"
+        line = f"{self._loop.now_ns} {' '.join(map(str, words))}\n"
         self.events += 1
         self._hash.update(line.encode())
         if self.lines is not None:

@@ -55,10 +55,10 @@ class Load:
     `flush` share of edits waits for durability, every `papers` share makes or deletes a paper.
     """
 
-    edits: float = 2.0
-    sheets: int = 8
-    flush: float = 0.3
-    papers: float = 0.15
+    edits: float = 0.5
+    sheets: int = 4
+    flush: float = 0.25
+    papers: float = 0.1
 
 
 @dataclass(slots=True)
@@ -129,9 +129,8 @@ class Writer:
             except ReplicaClosed:
                 return
 
-    @staticmethod
-    def _edit(replica: Replica, rng: random.Random, word: str) -> None:
-        name = f"sheet-{rng.randrange(8)}"
+    def _edit(self, replica: Replica, rng: random.Random, word: str) -> None:
+        name = f"sheet-{rng.randrange(self._load.sheets)}"
         if rng.random() < 0.02:
             replica.delete(Sheet, name)
             return

@@ -107,7 +107,7 @@ class Host:
         self._world = world
         self.name = name
         skew, drift = int(rng.gauss(0, 200)), rng.gauss(0, 50e-6)
-        self.clock = SimClock(lambda: world.loop.now_ns, skew, drift)
+        self.clock = SimClock(world.loop, skew, drift)
         self.disk = Disk(name, world.loop, world.trace, rng)
         self.disk.on_append = lambda frames: world.journaled(self, frames)
         entropy = SimEntropy(world.seed, name, 0)
@@ -243,10 +243,10 @@ class World:
         self.seed = seed
         self.names = [f"replica-{number}" for number in range(1, replicas + 1)]
         self.loop = SimLoop(drawn(seed, "loop"))
-        self.trace = Trace(lambda: self.loop.now_ns, keep=keep_trace)
+        self.trace = Trace(self.loop, keep=keep_trace)
         self.fair_weather = conditions or Conditions()
         self.network = Network(self.loop, self.trace, self.chance("network"), self.fair_weather)
-        self.true_clock = SimClock(lambda: self.loop.now_ns)
+        self.true_clock = SimClock(self.loop)
         self.settings = Settings().override(**{"replica__gc_freeze": False} | dict(settings or {}))
         self.authority = found_mesh(
             "simulated", shards, self.true_clock, SimEntropy(seed, "authority", 0)
