@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from simulations.invariants import Violation
+from simulations.planted import planted
 from simulations.run import Outcome, simulate
 from simulations.scenarios import Scenario
 from simulations.trace import first_difference
@@ -27,13 +28,14 @@ _AHEAD = 4
 @dataclass(frozen=True, slots=True)
 class Task:
     """What is run: a scenario, a seed, and of the plan it draws only the faults so numbered, if
-    `keep` says so.
+    `keep` says so. `twice`: see the module; `plant`: with this bug.
     """
 
     scenario: Scenario
     seed: int
     keep: tuple[int, ...] | None = None
     twice: bool = False
+    plant: str = ""
 
 
 def perform(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
@@ -60,11 +62,13 @@ def perform(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
 
 def perform_one(task: Task) -> Outcome:
     """One task; twice, if it says so."""
-    outcome = simulate(task.scenario, task.seed, keep=task.keep)
-    if task.twice:
-        again = simulate(task.scenario, task.seed, keep=task.keep)
-        if again.trace_hash != outcome.trace_hash:
-            outcome.violations.append(Violation("Deterministic", outcome.seconds, _parting(task)))
+    with planted(task.plant):
+        outcome = simulate(task.scenario, task.seed, keep=task.keep)
+        if task.twice:
+            again = simulate(task.scenario, task.seed, keep=task.keep)
+            if again.trace_hash != outcome.trace_hash:
+                parting = Violation("Deterministic", outcome.seconds, _parting(task))
+                outcome.violations.append(parting)
     return outcome
 
 

@@ -22,6 +22,7 @@ from crdt.errors import CallerError
 from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
 from simulations.faults import KINDS, chosen_kinds
+from simulations.planted import PLANTS, planted
 from simulations.run import Outcome
 from simulations.scenarios import SCENARIOS, Scenario, scenario_named
 
@@ -87,6 +88,7 @@ def simulate_command(
     keep: Annotated[
         str, typer.Option(metavar="N,N", help="Of the faults drawn only these, by number.")
     ] = "",
+    plant: Annotated[str, typer.Option(metavar="BUG", help="With a planted bug of --list.")] = "",
     jobs: Annotated[
         int | None, typer.Option(help="Processes; all cores if not given.", min=1, max=256)
     ] = None,
@@ -112,15 +114,17 @@ def simulate_command(
         chosen = _soaking(minutes) if scenario == SOAK else scenario_named(scenario)
         chosen = _adapted(chosen, replicas, faults)
         kept = _numbers(keep)
+        with planted(plant):
+            pass  # only to learn whether there is one
         wanted = _seeds(seed, seeds) if minutes is None else _fresh_seeds()
     except CallerError as error:
         _fail(str(error))
-    tally = _Tally(_command(chosen.name, replicas, faults, keep))
+    tally = _Tally(_command(chosen.name, replicas, faults, keep, plant))
     count = None if minutes is not None else len(range(*_bounds(seed, seeds)))
     clock = SystemClock()
     began = clock.monotonic()
     tasks = (
-        Task(chosen, one, kept, twice=number % TWICE_EVERY == 0)
+        Task(chosen, one, kept, twice=number % TWICE_EVERY == 0, plant=plant)
         for number, one in enumerate(_until(wanted, minutes, clock))
     )
     workers = min(jobs or os.cpu_count() or 1, count or 256)
@@ -173,7 +177,7 @@ def _adapted(scenario: Scenario, replicas: int | None, faults: str) -> Scenario:
     return changed if replicas is None else dataclasses.replace(changed, replicas=replicas)
 
 
-def _command(scenario: str, replicas: int | None, faults: str, keep: str) -> str:
+def _command(scenario: str, replicas: int | None, faults: str, keep: str, plant: str) -> str:
     words = ["mesh simulate", scenario]
     if replicas is not None:
         words.append(f"--replicas {replicas}")
@@ -181,6 +185,8 @@ def _command(scenario: str, replicas: int | None, faults: str, keep: str) -> str
         words.append(f"--faults {faults}")
     if keep:
         words.append(f"--keep {keep}")
+    if plant:
+        words.append(f"--plant {plant}")
     return " ".join(words)
 
 
@@ -255,6 +261,9 @@ def _list() -> None:
     typer.echo("faults:")
     for name, kind in KINDS.items():
         typer.echo(f"  {name:18} {kind.meaning}")
+    typer.echo("planted bugs:")
+    for name, bug in PLANTS.items():
+        typer.echo(f"  {name:22} {bug.meaning}")
 
 
 def _err(line: str) -> None:

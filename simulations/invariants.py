@@ -150,6 +150,26 @@ class UniqueIds(Checker):
                 )
 
 
+class OnDiskFirst(Checker):
+    """Nothing leaves a replica before it is on its disk: whoever has a frame has it from there."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._written: dict[tuple[int, int], int] = {}
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        for frame in frames:
+            name = frame.shard, frame.session
+            if frame.own:
+                self._written[name] = max(frame.last, self._written.get(name, 0))
+            elif self._written.get(name, 0) < frame.last:
+                self.wrong(
+                    f"{host.name} has seq {frame.last} of session {frame.session} in shard "
+                    f"{frame.shard} on disk, which its author has not"
+                )
+
+
 class CausalDelivery(Checker):
     """A journal holds what a frame rests on before the frame: its predecessor, and its deps."""
 
@@ -284,8 +304,8 @@ def collect(world: World) -> list[Evidence]:
 def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
-        NothingRefused, StrongConvergence, Monotone, UniqueIds, CausalDelivery, Acknowledgements,
-        Converged, Quiet,
+        NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
+        Acknowledgements, Converged, Quiet,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [

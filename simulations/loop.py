@@ -128,8 +128,8 @@ class SimTask(asyncio.Task[T]):
 
 
 class SimLoop(SealedLoop):
-    """See the module. `now_ns` is the time since the loop was made; `steps` counts what ran; `faults` holds what callbacks raised, and exceptions
-    of tasks that nobody asked for.
+    """See the module. `now_ns` is the time since the loop was made; `steps` counts what ran;
+    `faults` holds what callbacks raised, and exceptions of tasks that nobody asked for.
     """
 
     def __init__(
