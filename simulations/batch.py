@@ -15,7 +15,7 @@ from itertools import islice
 
 from simulations.invariants import Violation
 from simulations.planted import planted
-from simulations.run import Outcome, simulate
+from simulations.run import WHOLE, Outcome, Part, simulate
 from simulations.scenarios import Scenario
 from simulations.trace import first_difference
 
@@ -27,13 +27,13 @@ _AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is run: a scenario, a seed, and of the plan it draws only the faults so numbered, if
-    `keep` says so. `twice`: see the module; `plant`: with this bug.
+    """What is run: a scenario, a seed, or a part of it. `twice`: see the module; `plant`: with this
+    bug.
     """
 
     scenario: Scenario
     seed: int
-    keep: tuple[int, ...] | None = None
+    part: Part = WHOLE
     twice: bool = False
     plant: str = ""
 
@@ -63,9 +63,9 @@ def perform(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
 def perform_one(task: Task) -> Outcome:
     """One task; twice, if it says so."""
     with planted(task.plant):
-        outcome = simulate(task.scenario, task.seed, keep=task.keep)
+        outcome = simulate(task.scenario, task.seed, part=task.part)
         if task.twice:
-            again = simulate(task.scenario, task.seed, keep=task.keep)
+            again = simulate(task.scenario, task.seed, part=task.part)
             if again.trace_hash != outcome.trace_hash:
                 parting = Violation("Deterministic", outcome.seconds, _parting(task))
                 outcome.violations.append(parting)
@@ -74,7 +74,7 @@ def perform_one(task: Task) -> Outcome:
 
 def _parting(task: Task) -> str:
     one, other = (
-        simulate(task.scenario, task.seed, keep=task.keep, keep_trace=True).lines or []
+        simulate(task.scenario, task.seed, part=task.part, keep_trace=True).lines or []
         for _ in range(2)
     )
     difference = first_difference(one, other) or "the next two runs were the same"

@@ -23,13 +23,15 @@ from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
 from simulations.faults import KINDS, chosen_kinds
 from simulations.planted import PLANTS, planted
-from simulations.run import Outcome
-from simulations.scenarios import SCENARIOS, Scenario, scenario_named
+from simulations.run import Outcome, Part
+from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
+from simulations.shrinking import shrink
 
 __all__ = ("simulate_command",)
 
 _SHOWN = 10
 SOAK = "soak"
+_CLOCK = SystemClock()
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class _Tally:
     """What came of all seeds so far."""
 
     command: str
+    part: Part
     seeds: int = 0
     simulated_s: float = 0.0
     violations: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +67,20 @@ class _Tally:
 
     def replay(self, outcome: Outcome) -> str:
         """The command that runs this seed again."""
-        return f"{self.command} --seed {outcome.seed}"
+        words = [f"{self.command} --seed {outcome.seed}"]
+        words += [
+            f"--only-{name} {','.join(map(str, numbers)) or 0}"
+            for name, numbers in dataclasses.asdict(self.part).items()
+            if numbers is not None
+        ]
+        return " ".join(words)
+
+    def shrink(self, like: Task) -> None:
+        """Make the first that failed smaller."""
+        failed = self.failed[0]
+        _err(f"seed {failed.seed} is made smaller:")
+        task, smaller = shrink(dataclasses.replace(like, seed=failed.seed), failed, _err)
+        self.part, self.failed[0] = task.part, smaller
 
     @property
     def trace_hash(self) -> str:
@@ -85,13 +101,22 @@ def simulate_command(
     faults: Annotated[
         str, typer.Option(help="all, none, or kinds of --list, with commas.")
     ] = "all",
-    keep: Annotated[
+    only_faults: Annotated[
         str, typer.Option(metavar="N,N", help="Of the faults drawn only these, by number.")
+    ] = "",
+    only_hosts: Annotated[
+        str, typer.Option(metavar="N,N", help="Of the hosts only these, by number.")
+    ] = "",
+    only_writers: Annotated[
+        str, typer.Option(metavar="N,N", help="Only these hosts write, by number.")
     ] = "",
     plant: Annotated[str, typer.Option(metavar="BUG", help="With a planted bug of --list.")] = "",
     jobs: Annotated[
         int | None, typer.Option(help="Processes; all cores if not given.", min=1, max=256)
     ] = None,
+    shrinking: Annotated[
+        bool, typer.Option("--shrink", help="Make the first failing seed smaller.")
+    ] = False,
     list_all: Annotated[
         bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
     ] = False,
@@ -113,34 +138,48 @@ def simulate_command(
     try:
         chosen = _soaking(minutes) if scenario == SOAK else scenario_named(scenario)
         chosen = _adapted(chosen, replicas, faults)
-        kept = _numbers(keep)
+        part = Part(_numbers(only_faults), _numbers(only_hosts), _numbers(only_writers))
+        first, end = _bounds(seed, seeds)
         with planted(plant):
             pass  # only to learn whether there is one
-        wanted = _seeds(seed, seeds) if minutes is None else _fresh_seeds()
     except CallerError as error:
         _fail(str(error))
-    tally = _Tally(_command(chosen.name, replicas, faults, keep, plant))
-    count = None if minutes is not None else len(range(*_bounds(seed, seeds)))
-    clock = SystemClock()
-    began = clock.monotonic()
-    tasks = (
-        Task(chosen, one, kept, twice=number % TWICE_EVERY == 0, plant=plant)
-        for number, one in enumerate(_until(wanted, minutes, clock))
-    )
-    workers = min(jobs or os.cpu_count() or 1, count or 256)
-    with _progress(chosen, count, clock) as tell:
-        for outcome in perform(tasks, workers):
+    count = None if minutes is not None else end - first
+    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
+    like = Task(chosen, 0, part, plant=plant)
+    tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
+    began = _CLOCK.monotonic()
+    with _progress(chosen, count) as tell:
+        for outcome in perform(
+            _tasks(like, wanted), min(jobs or os.cpu_count() or 1, count or 256)
+        ):
             tally.add(outcome)
             tell(tally)
-    _conclude(chosen, tally, clock.monotonic() - began, as_json=as_json)
+    seconds = _CLOCK.monotonic() - began
+    if shrinking and tally.failed:
+        tally.shrink(like)
+    missed = _missed(tally) if scenario == SOAK else []
+    _conclude(chosen, tally, seconds, missed, as_json=as_json)
 
 
-def _conclude(scenario: Scenario, tally: _Tally, seconds: float, *, as_json: bool) -> NoReturn:
+def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
+    for number, seed in enumerate(seeds):
+        yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
+
+
+def _missed(tally: _Tally) -> list[str]:
+    """The rare paths that were never taken."""
+    return [name for name in MARKS if not tally.marks[name]]
+
+
+def _conclude(
+    scenario: Scenario, tally: _Tally, seconds: float, missed: list[str], *, as_json: bool
+) -> NoReturn:
     for outcome in tally.failed[:_SHOWN]:
         _err(f"seed {outcome.seed}:")
         for violation in outcome.violations[:_SHOWN]:
             _err(f"  {violation}")
-        for number, fault in enumerate(outcome.plan, 1):
+        for number, fault in outcome.plan.items():
             _err(f"    fault {number}: {fault}")
     plain = {
         "scenario": scenario.name,
@@ -160,7 +199,9 @@ def _conclude(scenario: Scenario, tally: _Tally, seconds: float, *, as_json: boo
     if tally.failed:
         _err(f"NOT HELD: {len(tally.failed)} of {tally.seeds} seeds; again:")
         _err(tally.replay(tally.failed[0]))
-    raise typer.Exit(1 if tally.failed else 0)
+    if missed:
+        _err(f"never met in {tally.seeds} seeds: {', '.join(missed)}; soak for longer")
+    raise typer.Exit(1 if tally.failed or missed else 0)
 
 
 # ---------------------------------------------------------------------- what was asked for
@@ -169,7 +210,7 @@ def _conclude(scenario: Scenario, tally: _Tally, seconds: float, *, as_json: boo
 def _soaking(minutes: float | None) -> Scenario:
     if minutes is None:
         raise CallerError("soak draws fresh seeds until its time is up: give --minutes")
-    return scenario_named("swarm")
+    return dataclasses.replace(scenario_named("swarm"), name=SOAK)
 
 
 def _adapted(scenario: Scenario, replicas: int | None, faults: str) -> Scenario:
@@ -177,14 +218,13 @@ def _adapted(scenario: Scenario, replicas: int | None, faults: str) -> Scenario:
     return changed if replicas is None else dataclasses.replace(changed, replicas=replicas)
 
 
-def _command(scenario: str, replicas: int | None, faults: str, keep: str, plant: str) -> str:
-    words = ["mesh simulate", scenario]
+def _command(scenario: str, replicas: int | None, faults: str, plant: str) -> str:
+    # A soak's seeds are the swarm's.
+    words = ["mesh simulate", "swarm" if scenario == SOAK else scenario]
     if replicas is not None:
         words.append(f"--replicas {replicas}")
     if faults != "all":
         words.append(f"--faults {faults}")
-    if keep:
-        words.append(f"--keep {keep}")
     if plant:
         words.append(f"--plant {plant}")
     return " ".join(words)
@@ -203,21 +243,12 @@ def _bounds(seed: int | None, seeds: str) -> tuple[int, int]:
     return bounds
 
 
-def _seeds(seed: int | None, seeds: str) -> Iterator[int]:
-    return iter(range(*_bounds(seed, seeds)))
-
-
-def _fresh_seeds() -> Iterator[int]:
-    start = int.from_bytes(SystemEntropy().token(5), "big")
-    return itertools.count(start)
-
-
-def _until(seeds: Iterable[int], minutes: float | None, clock: SystemClock) -> Iterator[int]:
-    end = None if minutes is None else clock.monotonic() + minutes * 60
-    for seed in seeds:
-        if end is not None and clock.monotonic() >= end:
-            return
+def _fresh_seeds(minutes: float) -> Iterator[int]:
+    end = _CLOCK.monotonic() + minutes * 60
+    for seed in itertools.count(int.from_bytes(SystemEntropy().token(5), "big")):
         yield seed
+        if _CLOCK.monotonic() >= end:
+            return
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:
@@ -226,25 +257,25 @@ def _numbers(text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise CallerError(f"--keep {text!r}: numbers of faults, with commas, as in 2,5") from None
+        raise CallerError(f"{text!r} are no numbers; write them with commas, as in 2,5") from None
 
 
 # ---------------------------------------------------------------------- what is shown
 
 
 @contextlib.contextmanager
-def _progress(scenario: Scenario, count: int | None, clock: SystemClock) -> Iterator[Any]:
+def _progress(scenario: Scenario, count: int | None) -> Iterator[Any]:
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} seeds"),
         TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )  # fmt: skip
-    began = clock.monotonic()
+    began = _CLOCK.monotonic()
     with bar:
         task: TaskID = bar.add_task(scenario.name, total=count, rate="")
 
         def tell(tally: _Tally) -> None:
-            passed = max(clock.monotonic() - began, 1e-9)
+            passed = max(_CLOCK.monotonic() - began, 1e-9)
             rate = f"{tally.seeds / passed:.1f} seeds/s, {tally.simulated_s / passed:.0f} sim s/s"
             if tally.failed:
                 rate += f", {len(tally.failed)} FAILED"

@@ -40,6 +40,11 @@ class Fault:
         """As data."""
         return dataclasses.asdict(self)
 
+    def among(self, names: Names) -> Fault | None:
+        """The same fault where only these hosts are; None where it hits nobody."""
+        left = tuple(one for one in self.targets if set(one.split(">")) <= set(names))
+        return dataclasses.replace(self, targets=left) if left else None
+
     def __str__(self) -> str:
         return f"{self.t:.3f}–{self.until:.3f} s {self.kind}: {' '.join(self.targets)}"
 

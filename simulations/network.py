@@ -27,7 +27,6 @@ from simulations.trace import Trace
 
 __all__ = ("Conditions", "Network", "SimLink", "SimTransport", "Unreachable")
 
-BUFFER_BYTES = 1 << 20
 CONNECT_S = 5.0
 """How long a dial waits for an answer that never comes."""
 
@@ -40,7 +39,7 @@ class Unreachable(ServiceError):
 class Conditions:
     """How a network is: `latency_ms` one way at least, `jitter_ms` more on average, a `tail` share
     of messages ten times that; `loss` share of messages that wait for a retransmission; bandwidth
-    in bytes per second.
+    in bytes per second; `buffer` bytes of a link may be on their way, or unread.
     """
 
     latency_ms: float = 0.3
@@ -48,6 +47,7 @@ class Conditions:
     tail: float = 0.01
     loss: float = 0.0
     bandwidth: int = 100_000_000
+    buffer: int = 1 << 20
 
 
 class SimLink:
@@ -93,16 +93,17 @@ class SimLink:
         return self._to.certificate
 
     async def send(self, message: bytes) -> None:
-        """See `Link.send`: waits while `BUFFER_BYTES` are on their way or not received."""
-        other = self.other
-        while not self.closed and other._waiting + other._flying >= BUFFER_BYTES:
+        """See `Link.send`: waits while too much is on its way or not received."""
+        other, network = self.other, self.owner.network
+        most = network.conditions.buffer
+        while not self.closed and other._waiting + other._flying >= most:
             self._room.clear()
             await self._room.wait()
         if self.closed:
             raise LinkClosed(f"link to {self.peer}: {self.closed}")
         other._flying += len(message)
-        self.owner.network.carry(self, message)
-        if self.owner.network.yields():
+        network.carry(self, message)
+        if network.yields():
             await asyncio.sleep(0)
 
     async def receive(self) -> bytes:

@@ -181,7 +181,7 @@ PLANTS: Mapping[str, Plant] = {
     ),
     "cut-not-closed": Plant(
         "A snapshot claims an operation more than it holds.",
-        ("Monotone", "NothingRefused", "StrongConvergence", "Converged", "UniqueIds"),
+        ("Acknowledgements", "Monotone", "NothingRefused", "StrongConvergence", "UniqueIds"),
         [(ShardHost, "snapshot", _one_frame_behind)],
     ),
     "no-anti-entropy": Plant(

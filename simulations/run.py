@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
@@ -20,21 +19,37 @@ from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import Scenario
 from simulations.workload import Promises, Writer
-from simulations.world import World
+from simulations.world import World, host_name
 
-__all__ = ("Outcome", "simulate")
+__all__ = ("WHOLE", "Outcome", "Part", "drawn_scenario", "simulate")
 
 LOOK_S = 0.5
 START_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a seed is run, by numbers from 1: of the faults it draws, of its hosts, of the
+    hosts that write. None: all. What is left is drawn as it would be in the whole.
+    """
+
+    faults: tuple[int, ...] | None = None
+    hosts: tuple[int, ...] | None = None
+    writers: tuple[int, ...] | None = None
+
+
+WHOLE = Part()
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What came of a seed. `seconds` are virtual; `healed_s` is how long agreeing took."""
+    """What came of a seed. `plan` has the faults that happened by number; `seconds` are virtual;
+    `healed_s` is how long agreeing took.
+    """
 
     seed: int
     violations: list[Violation] = field(default_factory=list)
-    plan: list[Fault] = field(default_factory=list)
+    plan: dict[int, Fault] = field(default_factory=dict)
     trace_hash: str = ""
     seconds: float = 0.0
     healed_s: float | None = None
@@ -45,27 +60,21 @@ class Outcome:
 
 
 def simulate(
-    scenario: Scenario,
-    seed: int,
-    *,
-    keep: Sequence[int] | None = None,
-    keep_trace: bool = False,
+    scenario: Scenario, seed: int, *, part: Part = WHOLE, keep_trace: bool = False
 ) -> Outcome:
-    """Run one seed; with `keep`, only those of the faults it draws, by their number from 1."""
+    """Run one seed, or a part of it."""
+    scenario = drawn_scenario(scenario, seed)
     world = World(
         seed,
         scenario.replicas,
+        only=part.hosts,
         shards=scenario.shards,
         settings=scenario.settings,
-        conditions=_weather(scenario, seed),
+        conditions=scenario.weather,
         keep_trace=keep_trace,
     )
-    drawn_plan = draw(world.chance("plan"), world.names, scenario.kinds, scenario.fault_s)
-    outcome = Outcome(
-        seed,
-        plan=[one for number, one in enumerate(drawn_plan, 1) if keep is None or number in keep],
-    )
-    performance = _Performance(scenario, world, outcome)
+    outcome = Outcome(seed, plan=_plan(scenario, world, part))
+    performance = _Performance(scenario, world, outcome, part)
     try:
         world.run(performance.play)
     except (Escaped, Livelock, Deadlock) as error:
@@ -74,37 +83,66 @@ def simulate(
     return outcome
 
 
-def _weather(scenario: Scenario, seed: int) -> Conditions:
+def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
+    everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
+    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s)
+    left = {number: fault.among(world.names) for number, fault in enumerate(plan, 1)}
+    return {
+        number: fault
+        for number, fault in left.items()
+        if fault is not None and (part.faults is None or number in part.faults)
+    }
+
+
+def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
+    """Swarm style: what a scenario leaves to the seed. One rack, one country or a bad radio link;
+    settings at their ends, where bounds are met.
+    """
     if not scenario.swarm:
-        return Conditions()
-    # The seed also decides what kind of network it is: one rack, one country, a bad radio link.
-    rng = random.Random(drawn(seed, "weather"))  # noqa: S311 - the seed is the point
+        return scenario
+    rng = random.Random(drawn(seed, "swarm"))  # noqa: S311 - the seed is the point
     latency = rng.choice((0.1, 0.3, 2.0, 20.0))
-    return Conditions(
+    weather = Conditions(
         latency_ms=latency,
         jitter_ms=latency * rng.choice((0.1, 1.0, 4.0)),
         tail=rng.choice((0.0, 0.01, 0.1)),
         loss=rng.choice((0.0, 0.0, 0.001, 0.02)),
         bandwidth=rng.choice((100_000_000, 10_000_000, 500_000)),
+        buffer=rng.choice((4_096, 1 << 20)),
+    )
+    settings = {
+        "replica__snapshot_every_frames": rng.choice((10, 50, 2_000)),
+        "replica__flush_interval_ms": rng.choice((0, 0, 20, 500)),
+        "replica__anti_entropy_interval_s": rng.choice((0.3, 1.0, 1.0, 4.0)),
+        "replica__presence_interval_s": rng.choice((0.5, 1.0, 1.0, 3.0)),
+        "peers__send_buffer_bytes": rng.choice((4_096, 1_048_576)),
+        "peers__dial_max": rng.choice((1, 2, 6, 6)),
+    } | dict(scenario.settings)
+    load = scenario.load
+    if load is not None:
+        load = dataclasses.replace(
+            load, edits=rng.choice((0.2, 0.5, 0.5, 1.0, 3.0)), sheets=rng.choice((1, 4, 20))
+        )
+    return dataclasses.replace(
+        scenario, weather=weather, settings=settings, load=load, shards=rng.choice((1, 4, 4, 16))
     )
 
 
 class _Performance:
     """A scenario being played in a world."""
 
-    def __init__(self, scenario: Scenario, world: World, outcome: Outcome) -> None:
+    def __init__(self, scenario: Scenario, world: World, outcome: Outcome, part: Part) -> None:
         self._scenario = scenario
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
         self._writer: Writer | None = None
-        load = scenario.load
-        if load is not None:
-            if scenario.swarm:
-                edits = world.chance("load").choice((0.2, 0.5, 1.0, 3.0))
-                load = dataclasses.replace(load, edits=edits)
+        if scenario.load is not None:
             self._writer = Writer(
-                self._promises, load, lambda host, run: world.chance("writer", host, run)
+                self._promises,
+                scenario.load,
+                lambda host, run: world.chance("writer", host, run),
+                None if part.writers is None else [host_name(one) for one in part.writers],
             )
             world.agents.append(self._writer)
         world.agents.extend(scenario.agents)
@@ -124,7 +162,7 @@ class _Performance:
             host.start()
         looking = asyncio.create_task(self._look(), name="checkers")
         await asyncio.sleep(START_S)
-        launch(world, self._outcome.plan)
+        launch(world, self._outcome.plan.values())
         await asyncio.sleep(scenario.fault_s)
         self._outcome.healed_s = await self._heal()
         found = collect(world)
@@ -189,6 +227,7 @@ class _Performance:
 
 
 def _agree(world: World) -> bool:
-    """Whether all replicas have the same operations on disk."""
-    first, *others = (replica.journaled() for replica in world.replicas())
-    return all(other == first for other in others)
+    """Whether all replicas have the same operations, in memory and on disk."""
+    replicas = world.replicas()
+    first = replicas[0].frontier()
+    return all(one.frontier() == first and one.journaled() == first for one in replicas)

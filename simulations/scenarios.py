@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
 from simulations.faults import CRASHES, KINDS, NETWORK
+from simulations.network import Conditions
 from simulations.workload import Load
 
 if TYPE_CHECKING:
     from simulations.world import Agent, World
 
-__all__ = ("SCENARIOS", "Scenario", "scenario_named")
+__all__ = ("MARKS", "SCENARIOS", "Scenario", "scenario_named")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """See the module. `kinds` of faults happen for `fault_s` virtual seconds; then everybody must
-    agree within `heal_s`, and be quiet for `quiet_s`. `swarm`: the seed draws the network, too.
+    agree within `heal_s`, and be quiet for `quiet_s`. `swarm`: the seed draws network, settings and
+    load, too.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Scenario:
     heal_s: float = 60.0
     quiet_s: float = 5.0
     swarm: bool = False
+    weather: Conditions = field(default_factory=Conditions)
     settings: Mapping[str, Any] = field(default_factory=dict)
     agents: tuple[Agent, ...] = ()
     invariants: tuple[Callable[[World], None], ...] = ()
@@ -53,6 +56,15 @@ SCENARIOS: Mapping[str, Scenario] = {
     )
 }  # fmt: skip
 """The ready ones, by name."""
+
+
+MARKS = (
+    "a slow peer is repaired",
+    "a snapshot is served",
+    "closed before all peers had everything",
+    "closed while it was flushed for closing",
+)
+"""Rare paths of the production code that a soak must have taken."""
 
 
 def scenario_named(name: str) -> Scenario:

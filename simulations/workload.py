@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ("Load", "Paper", "Promises", "Sheet", "Writer")
 
 FLUSH_TIMEOUT_S = 5.0
+ALONE = Durability.JOURNAL
+"""The level of what is on one disk only."""
 
 
 class Sheet(Document):
@@ -72,22 +74,20 @@ class Promises:
     counts: Tally[str] = field(default_factory=Tally)
 
     def keep(self, host: Host, result: FlushResult) -> None:
-        """A flush returned."""
-        level, session = str(result.level), result.session
-        self.counts[level] += 1
+        """A flush returned. A majority may be the one that asks: it counts whom it still sees."""
+        self.counts[str(result.level)] += 1
+        level = str(Durability.PEERS(len(result.replicas)) if result.replicas else ALONE)
         for shard, seq in result.written.items():
-            self.acknowledged.append(Acknowledged(session, shard, seq, level, host.name))
+            self.acknowledged.append(Acknowledged(result.session, shard, seq, level, host.name))
             host.tell(
-                "acknowledged", shard=shard, session=session, seq=seq, level=level,
+                "acknowledged", shard=shard, session=result.session, seq=seq, level=result.level,
                 others=",".join(result.replicas),
             )  # fmt: skip
 
     def disk_lost(self, replica: str) -> None:
         """What was on this disk alone is lost with it: that was promised by nobody."""
         self.acknowledged = [
-            one
-            for one in self.acknowledged
-            if one.replica != replica or one.level != str(Durability.JOURNAL)
+            one for one in self.acknowledged if one.replica != replica or one.level != str(ALONE)
         ]
         for kept in (self.papers, self.deleted):
             for document in [name for name, holder in kept.items() if holder == replica]:
@@ -95,11 +95,19 @@ class Promises:
 
 
 class Writer:
-    """One agent on one run of a replica. Call it with host and replica to run it, for ever."""
+    """One agent on one run of a replica. Call it with host and replica to run it, for ever.
+
+    With `only`, nobody writes but on these hosts.
+    """
 
     def __init__(
-        self, promises: Promises, load: Load, chance: Callable[[str, int], random.Random]
+        self,
+        promises: Promises,
+        load: Load,
+        chance: Callable[[str, int], random.Random],
+        only: Collection[str] | None = None,
     ) -> None:
+        self._only = only
         self._promises = promises
         self._load = load
         self._chance = chance
@@ -107,6 +115,8 @@ class Writer:
 
     async def __call__(self, host: Host, replica: Replica) -> None:
         """Write until the replica is closed."""
+        if self._only is not None and host.name not in self._only:
+            return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
         number = 0
@@ -160,21 +170,20 @@ class Writer:
                 paper.text = name
             mine.append(document)
             kept = self._promises.papers
-        if await self._flush(host, replica, level):
-            if kept is self._promises.papers and document not in mine:
-                return
-            kept[document] = replica.name if level is Durability.JOURNAL else ""
+        result = await self._flush(host, replica, level)
+        if result is not None:
+            kept[document] = "" if result.replicas else replica.name
 
-    async def _flush(self, host: Host, replica: Replica, level: Durability) -> bool:
+    async def _flush(self, host: Host, replica: Replica, level: Durability) -> FlushResult | None:
         try:
             result = await replica.flush(level, timeout=FLUSH_TIMEOUT_S)
         except FlushTimeout:
             self._promises.counts[f"{level} timed out"] += 1
-            return False
+            return None
         except ServiceError:
-            return False
+            return None
         self._promises.keep(host, result)
-        return True
+        return result
 
 
 def _one_edit(sheet: Sheet, rng: random.Random, word: str) -> None:

@@ -12,13 +12,14 @@ import asyncio
 import gc
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from crdt.errors import MeshError
 from crdt.lattice import Shard
+from mesh.durability import Durability
 from mesh.environment import Environment
 from mesh.replica import Replica
 from mesh.settings import Settings
@@ -35,11 +36,13 @@ from simulations.network import Conditions, Network, SimTransport
 from simulations.trace import Trace
 from simulations.walls import walls
 
-__all__ = ("Host", "Run", "World")
+__all__ = ("Host", "Run", "World", "host_name")
 
 T = TypeVar("T")
 Agent = Callable[["Host", Replica], Awaitable[None]]
 Listener = Callable[[str, str, Mapping[str, object]], None]
+HURRY_S = 0.5
+"""How long somebody who stops a replica waits before he stops it again."""
 RESTART_S = 1.0
 """How soon a start that failed is tried again."""
 
@@ -162,16 +165,22 @@ class Host:
             run.spawn(world.loop, agent(self, run.replica), f"agent {index}")
 
     def stop(self) -> None:
-        """Close the replica, in order."""
+        """Close the replica, in order: one asks for durability first, another can't wait."""
         self._wanted = False
         run = self.run
         if run is not None and run.up:
             run.up = False
-            run.spawn(self._world.loop, self._close(run), "stop")
+            loop = self._world.loop
+            run.spawn(loop, self._close(run, Durability.PEERS(1)), "stop")
+            loop.call_later(HURRY_S, self._hurry, run, context=Context())
 
-    async def _close(self, run: Run) -> None:
+    def _hurry(self, run: Run) -> None:
+        if not run.over:
+            run.spawn(self._world.loop, self._close(run, None), "stop at once")
+
+    async def _close(self, run: Run, level: Durability | None) -> None:
         try:
-            await run.replica.close()
+            await run.replica.close(level, timeout=HURRY_S * 4)
         except MeshError as error:
             self.tell("close.failed", reason=repr(error))
         self._over(run)
@@ -223,8 +232,14 @@ class Host:
         self.tell("disk.lost")
 
 
+def host_name(number: int) -> str:
+    """What the host of this number, from 1, is called."""
+    return f"replica-{number}"
+
+
 class World:
     """See the module. `settings` are of all replicas; `agents` run beside each replica that is up.
+    With `only`, of the hosts there would be only those of these numbers are there.
 
     `listeners` are told (host, kind, fields) of every probe event; `watchers` of frames that came
     on a disk.
@@ -235,13 +250,15 @@ class World:
         seed: int,
         replicas: int = 5,
         *,
+        only: Collection[int] | None = None,
         shards: int = 4,
         settings: Mapping[str, Any] | None = None,
         conditions: Conditions | None = None,
         keep_trace: bool = False,
     ) -> None:
         self.seed = seed
-        self.names = [f"replica-{number}" for number in range(1, replicas + 1)]
+        numbers = range(1, replicas + 1)
+        self.names = [host_name(one) for one in numbers if only is None or one in only]
         self.loop = SimLoop(drawn(seed, "loop"))
         self.trace = Trace(self.loop, keep=keep_trace)
         self.fair_weather = conditions or Conditions()

@@ -18,8 +18,8 @@ from mesh.cli import run
 from mesh.replica import Replica
 from simulations.batch import Task, perform, perform_one
 from simulations.faults import KINDS, Fault, chosen_kinds, draw
-from simulations.run import simulate
-from simulations.scenarios import SCENARIOS, Scenario
+from simulations.run import Part, simulate
+from simulations.scenarios import MARKS, SCENARIOS, Scenario
 from simulations.trace import first_difference
 from simulations.workload import Load, Sheet
 from simulations.world import Host, World
@@ -95,17 +95,29 @@ def test_each_kind_of_fault_alone_leaves_a_mesh_that_heals(kind: str) -> None:
     scenario = dataclasses.replace(SHORT, kinds=(kind,), swarm=False)
     outcome = simulate(scenario, 5)
     assert outcome.violations == []
-    assert {fault.kind for fault in outcome.plan} <= {kind}
+    assert {fault.kind for fault in outcome.plan.values()} <= {kind}
     assert outcome.healed_s is not None
 
 
 def test_only_the_faults_that_are_kept_happen() -> None:
     whole = simulate(SHORT, 1)
     assert len(whole.plan) == 2
-    part = simulate(SHORT, 1, keep=(2,))
-    assert part.plan == [whole.plan[1]]
-    assert str(part.plan[0]).startswith(f"{part.plan[0].t:.3f}")
-    assert Fault(**part.plan[0].plain()) == part.plan[0]
+    part = simulate(SHORT, 1, part=Part(faults=(2,)))
+    assert part.plan == {2: whole.plan[2]}
+    fault = part.plan[2]
+    assert str(fault).startswith(f"{fault.t:.3f}")
+    assert Fault(**fault.plain()) == fault
+    assert simulate(SHORT, 1, part=Part(faults=())).plan == {}
+
+
+def test_fewer_hosts_have_fewer_faults_and_fewer_writers_write_less() -> None:
+    whole = simulate(SHORT, 2)
+    part = simulate(SHORT, 2, part=Part(hosts=(1, 3), writers=(3,)))
+    assert part.violations == []
+    assert set(part.plan) <= set(whole.plan)
+    touched = {end for one in part.plan.values() for way in one.targets for end in way.split(">")}
+    assert touched <= {"replica-1", "replica-3"}
+    assert 0 < part.counts["edits"] < whole.counts["edits"]
 
 
 def test_faults_are_chosen_by_name() -> None:
@@ -228,7 +240,8 @@ def test_the_command_lists(capfd: pytest.CaptureFixture[str]) -> None:
         (["calm", "--faults", "fire"], "'fire' is no fault; there are all, none, halves"),
         (["calm", "--seeds", "5"], "is no range; write A:B"),
         (["calm", "--seeds", "5:5"], "is no range; write A:B"),
-        (["calm", "--keep", "x"], "numbers of faults"),
+        (["calm", "--only-faults", "x"], "'x' are no numbers"),
+        (["calm", "--plant", "weeds"], "'weeds' is no planted bug; there are ack-before-fsync"),
         (["soak"], "give --minutes"),
     ],
 )
@@ -239,7 +252,19 @@ def test_bad_input_is_named(
     assert message in capfd.readouterr().err
 
 
-def test_soaking_ends_in_time(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_soak_ends_in_time_and_says_which_rare_paths_it_never_took(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     arguments = ["simulate", "soak", "--minutes", "0.01", "--replicas", "2", "--jobs", "1"]
-    assert run([*arguments, "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["seeds"] >= 1
+    assert run([*arguments, "--faults", "none", "--json"]) == 1
+    ended = capfd.readouterr()
+    found = json.loads(ended.out)
+    assert found["seeds"] >= 1
+    assert found["violations"] == []
+    assert "never met" in ended.err
+    assert MARKS[0] in ended.err
+
+
+def test_the_rare_paths_are_those_of_the_production_code() -> None:
+    source = "".join(path.read_text() for path in Path("mesh").rglob("*.py"))
+    assert all(f'sometimes("{name}")' in source for name in MARKS)
