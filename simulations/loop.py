@@ -16,9 +16,11 @@ stopped and goes on, and so that a dead one can be buried when all is over.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import heapq
 import random
 import sys
+import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -105,7 +107,12 @@ class Step(asyncio.TimerHandle):
         return self is other
 
     def __repr__(self) -> str:
-        return f"<Step {self._callback!r}>"
+        task = getattr(self._callback, "__self__", None)
+        return (
+            f"<Step of {task.get_name()}>"
+            if isinstance(task, SimTask)
+            else f"<Step {self._callback!r}>"
+        )
 
 
 class SimTask(asyncio.Task[T]):
@@ -147,6 +154,8 @@ class SimLoop(SealedLoop):
         self._spinning: Counter[str] = Counter()
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         self._running = self._closed = False
+        self._busy: Step | None = None
+        self._thread = threading.get_ident()
         self.steps = 0
         self.cancelled = 0
         self.faults: list[str] = []
@@ -273,14 +282,27 @@ class SimLoop(SealedLoop):
         self._instant_steps += 1
         if self._instant_steps > self._limit:
             self._spins(step)
+        self._busy = step
         try:
             context.run(step._callback, *step._args)
         except Livelock:
             raise
         except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
             self.faults.append(f"{step!r} raised {error!r}")
-        if self.escaped is not None:
-            raise self.escaped
+        if self.halt is not None:
+            raise self.halt
+
+    def stall(self) -> None:
+        """The step that is running does not end. Called from another thread: it is made to raise
+        `Livelock` wherever it is.
+        """
+        self.halt = Livelock(
+            f"one step at {self.time():.6f} s does not end: {self._busy!r}; what runs for so long "
+            "belongs into `asyncio.to_thread`, and what waits must await"
+        )
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(self._thread), ctypes.py_object(Livelock)
+        )
 
     def _spins(self, step: Step) -> None:
         task = getattr(step._callback, "__self__", None)
@@ -363,7 +385,7 @@ class SimLoop(SealedLoop):
             raise Deadlock(f"tasks that can't be cancelled: {self._waiting()}")
 
         self._instant_steps = 0
-        self.escaped = None
+        self.halt = None
         self.run_until_complete(all_over())
         self.run_until_complete(self.shutdown_asyncgens())
 

@@ -136,15 +136,16 @@ class _Performance:
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
-        self._writer: Writer | None = None
         if scenario.load is not None:
-            self._writer = Writer(
-                self._promises,
-                scenario.load,
-                lambda host, run: world.chance("writer", host, run),
-                None if part.writers is None else [host_name(one) for one in part.writers],
+            only = None if part.writers is None else [host_name(one) for one in part.writers]
+            world.agents.append(
+                Writer(
+                    self._promises,
+                    scenario.load,
+                    lambda host, run: world.chance("writer", host, run),
+                    only,
+                )
             )
-            world.agents.append(self._writer)
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
         for checker in self._checkers:
@@ -187,8 +188,6 @@ class _Performance:
     async def _heal(self) -> float | None:
         """Everybody is up, nobody writes. How long it takes until all agree; None: too long."""
         world, scenario = self._world, self._scenario
-        if self._writer is not None:
-            self._writer.paused = True
         world.heal()
         began = world.now
         while world.now - began < scenario.heal_s:

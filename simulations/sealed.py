@@ -51,16 +51,16 @@ def _exit(name: str) -> Callable[..., NoReturn]:
 
 
 class SealedLoop(asyncio.AbstractEventLoop):
-    """`escaped` is the first way out that was tried: who swallows the error is caught all the
-    same.
+    """`halt` is why the run must end, such as the first way out that was tried: who swallows that
+    error is caught all the same.
     """
 
-    escaped: Escaped | None = None
+    halt: CallerError | None = None
 
     def refusal(self, what: str, instead: str) -> Escaped:
         """Note that somebody tries to get out; what to raise at him."""
         error = Escaped(f"{call_site()} used {what} in a simulation; use {instead}")
-        self.escaped = self.escaped or error
+        self.halt = self.halt or error
         return error
 
     add_reader: Any = _exit("add_reader")

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from simulations.sealed import SealedLoop
+from simulations.loop import SimLoop
 
 __all__ = ("walls",)
 
@@ -57,12 +57,15 @@ _EVENTS = {
 # Their records carry a time that nothing depends on: it may be the simulated one.
 _TOLD_THE_TIME = ("logging", "warnings")
 
-_inside: list[tuple[SealedLoop, int]] = []
+STEP_S = 10.0
+"""Real seconds that one step may take; twice as many are too many."""
+
+_inside: list[tuple[SimLoop, int]] = []
 _hooked: list[bool] = []
 
 
 @contextmanager
-def walls(loop: SealedLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
+def walls(loop: SimLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
     """Close the world in which this loop runs. `wall_ms` is the time that log records get."""
     undo: list[tuple[ModuleType, str, Any]] = []
     if not _hooked:
@@ -88,7 +91,8 @@ def walls(loop: SealedLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
             "threading.Thread.start", start, "`await asyncio.to_thread(…)`, or a task"
         )
         try:
-            yield
+            with _watched(loop, real_start=start):
+                yield
         finally:
             threading.Thread.start = start  # type: ignore[method-assign]
     finally:
@@ -97,7 +101,28 @@ def walls(loop: SealedLoop, wall_ms: Callable[[], int]) -> Iterator[None]:
         _inside.pop()
 
 
-def _world() -> SealedLoop | None:
+@contextmanager
+def _watched(loop: SimLoop, real_start: Callable[[threading.Thread], None]) -> Iterator[None]:
+    """Halt the loop from outside if one of its steps takes too long in real time."""
+    over = threading.Event()
+
+    def watch() -> None:
+        before = -1
+        while not over.wait(STEP_S):
+            if loop.is_running() and loop.steps == before:
+                loop.stall()
+            before = loop.steps
+
+    thread = threading.Thread(target=watch, name="watch a simulation", daemon=True)
+    real_start(thread)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _world() -> SimLoop | None:
     """The loop whose code is running, if any is."""
     if not _inside:
         return None

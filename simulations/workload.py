@@ -111,7 +111,6 @@ class Writer:
         self._promises = promises
         self._load = load
         self._chance = chance
-        self.paused = False
 
     async def __call__(self, host: Host, replica: Replica) -> None:
         """Write until the replica is closed."""
@@ -122,8 +121,6 @@ class Writer:
         number = 0
         while True:
             await asyncio.sleep(rng.expovariate(self._load.edits))
-            if self.paused:
-                continue
             number += 1
             try:
                 if rng.random() < self._load.papers:

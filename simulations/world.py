@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from persistence.limits import MAX_CACHED_FLUSHES
 from persistence.sealing import Flushes
 from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, drawn
-from simulations.loop import LIFE, SECOND, Life, SimLoop
+from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
 from simulations.network import Conditions, Network, SimTransport
 from simulations.trace import Trace
 from simulations.walls import walls
@@ -95,6 +96,7 @@ class Run:
             flushes=world.flushes,
         )
         self.replica = Replica(world.settings, environment, host.identity)
+        self.agents: list[asyncio.Task[Any]] = []
         self.up = False
         self.over = False
 
@@ -162,7 +164,9 @@ class Host:
             return
         run.up = True
         for index, agent in enumerate(world.agents):
-            run.spawn(world.loop, agent(self, run.replica), f"agent {index}")
+            task = run.spawn(world.loop, agent(self, run.replica), f"agent {index}")
+            task.add_done_callback(world.agent_ended, context=Context())
+            run.agents.append(task)
 
     def stop(self) -> None:
         """Close the replica, in order: one asks for durability first, another can't wait."""
@@ -313,8 +317,19 @@ class World:
             for watcher in self.watchers:
                 watcher(host, frames)
 
+    def agent_ended(self, task: asyncio.Task[Any]) -> None:
+        """An agent returned or failed; who fails is judged."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, Escaped | Livelock):  # which the whole run ends by
+            return
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self.loop.faults.append(
+            f"{task.get_name()} failed at {where.filename}:{where.lineno}: {error!r}"
+        )
+
     def heal(self) -> None:
-        """End every fault there may be, and have every replica run."""
+        """End every fault there may be, and have every replica run; no agent does any more."""
+        self.agents.clear()
         self.network.mend_all()
         self.network.conditions = self.fair_weather
         for host in self.hosts.values():
@@ -323,6 +338,8 @@ class World:
             host.seeds.blind = False
             if host.run is not None and not host.run.over:
                 self.loop.resume(host.run.life)
+                for agent in host.run.agents:
+                    agent.cancel()
             host.start()
 
     def run(self, scenario: Callable[[World], Awaitable[T]]) -> T:
