@@ -397,22 +397,12 @@ class SimLoop(SealedLoop):
         """See asyncio."""
         return self._closed
 
-    def stop(self) -> None:
-        """Nothing: it runs until something is complete."""
-
     def close(self) -> None:
         """Forget everything."""
         self._closed = True
         self._timers.clear()
         self._tasks.clear()
         self._callbacks.clear()
-
-    def get_debug(self) -> bool:
-        """False."""
-        return False
-
-    def set_debug(self, enabled: bool) -> None:
-        """Nothing: what debugging would add are real times."""
 
     # ------------------------------------------------------------------ tasks and futures
 
@@ -438,9 +428,6 @@ class SimLoop(SealedLoop):
         del factory
         raise self.refusal("set_task_factory", "the loop's own tasks: their order is drawn")
 
-    def get_task_factory(self) -> None:
-        """None: tasks are the loop's own."""
-
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
@@ -464,9 +451,6 @@ class SimLoop(SealedLoop):
         self.call_at_ns(self.now_ns + low + int(self._random() * (high - low)), work)
         return future
 
-    async def shutdown_default_executor(self) -> None:
-        """Nothing: there are no threads."""
-
     # ------------------------------------------------------------------ what went wrong
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -477,12 +461,6 @@ class SimLoop(SealedLoop):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """See `call_exception_handler`."""
         self.call_exception_handler(context)
-
-    def set_exception_handler(self, handler: Any) -> None:
-        """Nothing: see `faults`."""
-
-    def get_exception_handler(self) -> None:
-        """None."""
 
     # ------------------------------------------------------------------ asynchronous generators
 

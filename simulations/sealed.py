@@ -1,6 +1,6 @@
 """An event loop without ways out: what would open a socket, a process or a signal handler raises.
 
-Only that half of `simulations.loop` which says no; the other one runs things.
+Only that half of `simulations.loop` which says no, or has nothing to do; the other one runs things.
 """
 
 from __future__ import annotations
@@ -62,6 +62,28 @@ class SealedLoop(asyncio.AbstractEventLoop):
         error = Escaped(f"{call_site()} used {what} in a simulation; use {instead}")
         self.halt = self.halt or error
         return error
+
+    def stop(self) -> None:
+        """Nothing: it runs until something is complete."""
+
+    def get_debug(self) -> bool:
+        """False."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Nothing: what debugging would add are real times."""
+
+    def get_task_factory(self) -> None:
+        """None: tasks are the loop's own."""
+
+    async def shutdown_default_executor(self) -> None:
+        """Nothing: there are no threads."""
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Nothing: see `faults`."""
+
+    def get_exception_handler(self) -> None:
+        """None."""
 
     add_reader: Any = _exit("add_reader")
     add_signal_handler: Any = _exit("add_signal_handler")
