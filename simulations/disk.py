@@ -9,6 +9,7 @@ as before one disk, in the order it was asked for; who gives up waiting changes 
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
@@ -48,7 +49,7 @@ class Disk:
         self.loop = loop
         self.trace = trace
         self._rng = rng
-        self.platter = _Platter()
+        self.platter: MemoryJournal = _Platter()
         self.busy_until = 0
         self.slow = 1.0
         self.full = self.broken = False
@@ -61,6 +62,14 @@ class Disk:
     def lose(self) -> None:
         """Everything on it is gone."""
         self.platter = _Platter()
+
+    def copy(self) -> MemoryJournal:
+        """A backup of what is on it now."""
+        return copy.deepcopy(self.platter)
+
+    def restore(self, backup: MemoryJournal) -> None:
+        """What is on it is this backup."""
+        self.platter = backup
 
     def latency_ns(self, kind: str, size: int) -> int:
         """How long one call takes: mostly a millisecond, now and then twenty."""

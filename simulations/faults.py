@@ -52,14 +52,14 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
-    ends it. `most` bounds how often a plan has it.
+    ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
     """
 
     meaning: str
     targets: Callable[[random.Random, Names], tuple[str, ...]]
     lasts: tuple[float, float]
     begin: Callable[[World, tuple[str, ...]], Undo]
-    most: int = 100
+    scarce: bool = False
 
 
 def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float) -> list[Fault]:
@@ -74,7 +74,7 @@ def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float)
     chosen = sorted(rng.sample(allowed, rng.randint(1, len(allowed))), key=allowed.index)
     mean = rng.choice((1.0, 2.0, 4.0, 8.0))
     plan: list[Fault] = []
-    used = dict.fromkeys(chosen, 0)
+    spent = False
     at = 0.5
     while (at := at + rng.expovariate(1 / mean)) < seconds - 1.0:
         name = rng.choice(chosen)
@@ -82,8 +82,8 @@ def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float)
         targets = kind.targets(rng, names)
         shortest, longest = kind.lasts
         until = min(at + shortest * (longest / shortest) ** rng.random(), seconds)
-        if used[name] < kind.most and targets:
-            used[name] += 1
+        if targets and not (kind.scarce and spent):
+            spent = spent or kind.scarce
             plan.append(Fault(round(at, 3), name, targets, round(until, 3)))
     return plan
 
@@ -297,6 +297,17 @@ def _lose_disk(world: World, targets: tuple[str, ...]) -> Undo:
     return _start(world, targets)
 
 
+def _old_disk(world: World, targets: tuple[str, ...]) -> Undo:
+    copies = {name: world.hosts[name].disk.copy() for name in targets}
+
+    def end() -> None:
+        for name, copy in copies.items():
+            world.hosts[name].restore(copy)
+            world.hosts[name].start()
+
+    return end
+
+
 def _disk(attribute: str, during: object, after: object) -> Any:
     def begin(world: World, targets: tuple[str, ...]) -> Undo:
         disks = [world.hosts[name].disk for name in targets]
@@ -365,7 +376,13 @@ KINDS: Mapping[str, Kind] = {
     "disk-broken": Kind(
         "A disk refuses every write.", _one, (0.5, 8), _disk("broken", True, False)
     ),
-    "disk-lost": Kind("A host comes back with an empty disk.", _one, (1, 8), _lose_disk, most=1),
+    "disk-lost": Kind(
+        "A host comes back with an empty disk.", _one, (1, 8), _lose_disk, scarce=True
+    ),
+    "disk-old": Kind(
+        "A host goes dark, and its disk is as it was when this began.", _one, (1, 15), _old_disk,
+        scarce=True,
+    ),
     "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
 }  # fmt: skip
 """All there are, by name."""
@@ -375,5 +392,5 @@ NETWORK = (
 )  # fmt: skip
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
-    "disk-full", "disk-broken", "disk-lost",
+    "disk-full", "disk-broken", "disk-lost", "disk-old",
 )  # fmt: skip

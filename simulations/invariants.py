@@ -186,6 +186,8 @@ class CausalDelivery(Checker):
         elif kind == "disk.lost":
             for name in [name for name in self._have if name[0] == host]:
                 del self._have[name]
+        elif kind == "disk.restored":  # which of the frames it holds, nobody said
+            self._joined.update((host, shard) for shard in range(self.world.authority.mesh.shards))
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
         """See `Checker.journaled`."""
@@ -230,7 +232,7 @@ class NothingLost(Checker):
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
         del fields
-        if kind == "disk.lost":
+        if kind in ("disk.lost", "disk.restored"):
             self._promises.disk_lost(host)
 
     def end(self, found: Sequence[Evidence]) -> None:

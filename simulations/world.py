@@ -29,6 +29,7 @@ from persistence.base import FrameRecord
 from persistence.cache import BoundedCache
 from persistence.identity import found_mesh
 from persistence.limits import MAX_CACHED_FLUSHES
+from persistence.memory import MemoryJournal
 from persistence.sealing import Flushes
 from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, drawn
@@ -234,6 +235,13 @@ class Host:
         self.disk.lose()
         self.losses += 1
         self.tell("disk.lost")
+
+    def restore(self, backup: MemoryJournal) -> None:
+        """A crash after which the disk is an old copy of itself."""
+        self.crash(power=True)
+        self.disk.restore(backup)
+        self.losses += 1
+        self.tell("disk.restored")
 
 
 def host_name(number: int) -> str:
