@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,7 +24,8 @@ from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
 from simulations.faults import KINDS, chosen_kinds
 from simulations.planted import PLANTS, planted
-from simulations.run import Outcome, Part
+from simulations.report import page
+from simulations.run import Outcome, Part, simulate
 from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
 from simulations.shrinking import shrink
 
@@ -41,6 +43,7 @@ class _Tally:
     command: str
     part: Part
     seeds: int = 0
+    last: int = 0
     simulated_s: float = 0.0
     violations: list[dict[str, Any]] = field(default_factory=list)
     failed: list[Outcome] = field(default_factory=list)
@@ -50,6 +53,7 @@ class _Tally:
     def add(self, outcome: Outcome) -> None:
         """One more seed."""
         self.seeds += 1
+        self.last = outcome.seed
         self.simulated_s += outcome.seconds
         self.hashes.append(outcome.trace_hash)
         self.marks.update(outcome.marks)
@@ -117,6 +121,10 @@ def simulate_command(
     shrinking: Annotated[
         bool, typer.Option("--shrink", help="Make the first failing seed smaller.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the first failing seed, or else the last one."),
+    ] = None,
     list_all: Annotated[
         bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
     ] = False,
@@ -144,27 +152,43 @@ def simulate_command(
             pass  # only to learn whether there is one
     except CallerError as error:
         _fail(str(error))
-    count = None if minutes is not None else end - first
-    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
     like = Task(chosen, 0, part, plant=plant)
     tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
     began = _CLOCK.monotonic()
-    with _progress(chosen, count) as tell:
-        for outcome in perform(
-            _tasks(like, wanted), min(jobs or os.cpu_count() or 1, count or 256)
-        ):
-            tally.add(outcome)
-            tell(tally)
+    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
+    _run_all(like, wanted, tally, jobs)
     seconds = _CLOCK.monotonic() - began
     if shrinking and tally.failed:
         tally.shrink(like)
+    if report is not None:
+        _report(report, dataclasses.replace(like, part=tally.part), tally)
     missed = _missed(tally) if scenario == SOAK else []
     _conclude(chosen, tally, seconds, missed, as_json=as_json)
+
+
+def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> None:
+    count = len(seeds) if isinstance(seeds, range) else None
+    workers = min(jobs or os.cpu_count() or 1, count or 256)
+    with _progress(like.scenario, count) as tell:
+        for outcome in perform(_tasks(like, seeds), workers):
+            tally.add(outcome)
+            tell(tally)
 
 
 def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
     for number, seed in enumerate(seeds):
         yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
+
+
+def _report(file: Path, like: Task, tally: _Tally) -> None:
+    seed = tally.failed[0].seed if tally.failed else tally.last
+    with planted(like.plant):
+        outcome = simulate(like.scenario, seed, part=like.part, observe=True)
+    text = page(like.scenario.name, outcome, tally.replay(outcome))
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        _fail(f"--report {file}: {error.strerror}; name a file that can be written")
 
 
 def _missed(tally: _Tally) -> list[str]:

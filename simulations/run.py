@@ -17,6 +17,7 @@ from simulations.hosts import drawn
 from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
+from simulations.report import Observer, Sample
 from simulations.scenarios import Scenario
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
@@ -57,12 +58,19 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     lines: list[str] | None = None
+    samples: list[Sample] = field(default_factory=list)
+    faults_at: float = START_S
 
 
 def simulate(
-    scenario: Scenario, seed: int, *, part: Part = WHOLE, keep_trace: bool = False
+    scenario: Scenario,
+    seed: int,
+    *,
+    part: Part = WHOLE,
+    keep_trace: bool = False,
+    observe: bool = False,
 ) -> Outcome:
-    """Run one seed, or a part of it."""
+    """Run one seed, or a part of it. `observe`: with the samples that a report is made of."""
     scenario = drawn_scenario(scenario, seed)
     world = World(
         seed,
@@ -74,7 +82,7 @@ def simulate(
         keep_trace=keep_trace,
     )
     outcome = Outcome(seed, plan=_plan(scenario, world, part))
-    performance = _Performance(scenario, world, outcome, part)
+    performance = _Performance(scenario, world, outcome, part, observe=observe)
     try:
         world.run(performance.play)
     except (Escaped, Livelock, Deadlock) as error:
@@ -131,7 +139,9 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
 class _Performance:
     """A scenario being played in a world."""
 
-    def __init__(self, scenario: Scenario, world: World, outcome: Outcome, part: Part) -> None:
+    def __init__(
+        self, scenario: Scenario, world: World, outcome: Outcome, part: Part, *, observe: bool
+    ) -> None:
         self._scenario = scenario
         self._world = world
         self._outcome = outcome
@@ -148,6 +158,10 @@ class _Performance:
             )
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
+        if observe:
+            observer = Observer(world)
+            self._checkers.append(observer)
+            outcome.samples = observer.samples
         for checker in self._checkers:
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
