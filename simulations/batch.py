@@ -1,0 +1,81 @@
+"""Many seeds, on as many cores as wanted; results come in the order of the seeds.
+
+Every twentieth seed runs twice: two runs that differ are a violation like any other, with the first
+event at which they part.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from simulations.invariants import Violation
+from simulations.planted import planted
+from simulations.run import WHOLE, Outcome, Part, simulate
+from simulations.scenarios import Scenario
+from simulations.trace import first_difference
+
+__all__ = ("Task", "perform", "perform_one")
+
+TWICE_EVERY = 20
+_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is run: a scenario, a seed, or a part of it. `twice`: see the module; `plant`: with this
+    bug.
+    """
+
+    scenario: Scenario
+    seed: int
+    part: Part = WHOLE
+    twice: bool = False
+    plant: str = ""
+
+
+def perform(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
+    """The outcomes of all tasks, in order. More jobs than one run in processes of their own."""
+    if jobs <= 1:
+        yield from map(perform_one, tasks)
+        return
+    # Fresh processes: a fork would copy whatever this one holds.
+    context = multiprocessing.get_context("spawn")
+    rest = iter(tasks)
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running: deque[Future[Outcome]] = deque()
+        try:
+            for task in islice(rest, jobs * _AHEAD):
+                running.append(pool.submit(perform_one, task))
+            while running:
+                yield running.popleft().result()
+                for task in islice(rest, 1):
+                    running.append(pool.submit(perform_one, task))
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def perform_one(task: Task) -> Outcome:
+    """One task; twice, if it says so."""
+    with planted(task.plant):
+        outcome = simulate(task.scenario, task.seed, part=task.part)
+        if task.twice:
+            again = simulate(task.scenario, task.seed, part=task.part)
+            if again.trace_hash != outcome.trace_hash:
+                parting = Violation("Deterministic", outcome.seconds, _parting(task))
+                outcome.violations.append(parting)
+    return outcome
+
+
+def _parting(task: Task) -> str:
+    one, other = (
+        simulate(task.scenario, task.seed, part=task.part, keep_trace=True).lines or []
+        for _ in range(2)
+    )
+    difference = first_difference(one, other) or "the next two runs were the same"
+    return f"two runs of seed {task.seed} differ; {difference}"

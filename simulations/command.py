@@ -1,0 +1,330 @@
+"""`mesh simulate`: the production replica in simulated worlds, one for each seed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from crdt.errors import CallerError
+from persistence.system import SystemClock, SystemEntropy
+from simulations.batch import TWICE_EVERY, Task, perform
+from simulations.faults import KINDS, chosen_kinds
+from simulations.planted import PLANTS, planted
+from simulations.report import page
+from simulations.run import Outcome, Part, simulate
+from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
+from simulations.shrinking import shrink
+
+__all__ = ("simulate_command",)
+
+_SHOWN = 10
+SOAK = "soak"
+_CLOCK = SystemClock()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What came of all seeds so far."""
+
+    command: str
+    part: Part
+    seeds: int = 0
+    last: int = 0
+    simulated_s: float = 0.0
+    violations: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Outcome] = field(default_factory=list)
+    marks: Counter[str] = field(default_factory=Counter)
+    hashes: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """One more seed."""
+        self.seeds += 1
+        self.last = outcome.seed
+        self.simulated_s += outcome.seconds
+        self.hashes.append(outcome.trace_hash)
+        self.marks.update(outcome.marks)
+        if outcome.violations:
+            self.failed.append(outcome)
+        for one in outcome.violations:
+            self.violations.append(
+                {
+                    "seed": outcome.seed,
+                    "invariant": one.invariant,
+                    "message": one.message,
+                    "command": self.replay(outcome),
+                }
+            )
+
+    def replay(self, outcome: Outcome) -> str:
+        """The command that runs this seed again."""
+        words = [f"{self.command} --seed {outcome.seed}"]
+        words += [
+            f"--only-{name} {','.join(map(str, numbers)) or 0}"
+            for name, numbers in dataclasses.asdict(self.part).items()
+            if numbers is not None
+        ]
+        return " ".join(words)
+
+    def shrink(self, like: Task) -> None:
+        """Make the first that failed smaller."""
+        failed = self.failed[0]
+        _err(f"seed {failed.seed} is made smaller:")
+        task, smaller = shrink(dataclasses.replace(like, seed=failed.seed), failed, _err)
+        self.part, self.failed[0] = task.part, smaller
+
+    @property
+    def trace_hash(self) -> str:
+        """Of one seed its own; of several, of all of theirs."""
+        if len(self.hashes) == 1:
+            return self.hashes[0]
+        return blake2b("".join(self.hashes).encode(), digest_size=16).hexdigest()
+
+
+def simulate_command(
+    scenario: Annotated[str, typer.Argument(help="One of --list, or soak.")] = "swarm",
+    seed: Annotated[int | None, typer.Option(help="Run this seed alone.", min=0)] = None,
+    seeds: Annotated[str, typer.Option(metavar="A:B", help="Run seeds A to B-1.")] = "0:20",
+    replicas: Annotated[int | None, typer.Option(help="How many replicas.", min=2, max=100)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Draw fresh seeds for so long.", min=0.01, max=100_000)
+    ] = None,
+    faults: Annotated[
+        str, typer.Option(help="all, none, or kinds of --list, with commas.")
+    ] = "all",
+    only_faults: Annotated[
+        str, typer.Option(metavar="N,N", help="Of the faults drawn only these, by number.")
+    ] = "",
+    only_hosts: Annotated[
+        str, typer.Option(metavar="N,N", help="Of the hosts only these, by number.")
+    ] = "",
+    only_writers: Annotated[
+        str, typer.Option(metavar="N,N", help="Only these hosts write, by number.")
+    ] = "",
+    plant: Annotated[str, typer.Option(metavar="BUG", help="With a planted bug of --list.")] = "",
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes; all cores if not given.", min=1, max=256)
+    ] = None,
+    shrinking: Annotated[
+        bool, typer.Option("--shrink", help="Make the first failing seed smaller.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the first failing seed, or else the last one."),
+    ] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object last, the rest to stderr.")
+    ] = False,
+) -> None:
+    """Run replicas in simulated worlds, where everything that can go wrong does, and judge them.
+
+    A world has virtual time, and everything in it comes from its seed: the same seed is the same
+    run, event by event. Exit code 0: all invariants held; 1: not so, and the last line is the
+    command that runs such a seed again; 2: bad input.
+
+    Example: mesh simulate partition --seeds 0:500
+    """
+    if list_all:
+        _list()
+        return
+    try:
+        chosen = _soaking(minutes) if scenario == SOAK else scenario_named(scenario)
+        chosen = _adapted(chosen, replicas, faults)
+        part = Part(_numbers(only_faults), _numbers(only_hosts), _numbers(only_writers))
+        first, end = _bounds(seed, seeds)
+        with planted(plant):
+            pass  # only to learn whether there is one
+    except CallerError as error:
+        _fail(str(error))
+    like = Task(chosen, 0, part, plant=plant)
+    tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
+    began = _CLOCK.monotonic()
+    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
+    _run_all(like, wanted, tally, jobs)
+    seconds = _CLOCK.monotonic() - began
+    if shrinking and tally.failed:
+        tally.shrink(like)
+    if report is not None:
+        _report(report, dataclasses.replace(like, part=tally.part), tally)
+    missed = _missed(tally) if scenario == SOAK else []
+    _conclude(chosen, tally, seconds, missed, as_json=as_json)
+
+
+def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> None:
+    count = len(seeds) if isinstance(seeds, range) else None
+    workers = min(jobs or os.cpu_count() or 1, count or 256)
+    with _progress(like.scenario, count) as tell:
+        for outcome in perform(_tasks(like, seeds), workers):
+            tally.add(outcome)
+            tell(tally)
+
+
+def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
+    for number, seed in enumerate(seeds):
+        yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
+
+
+def _report(file: Path, like: Task, tally: _Tally) -> None:
+    seed = tally.failed[0].seed if tally.failed else tally.last
+    with planted(like.plant):
+        outcome = simulate(like.scenario, seed, part=like.part, observe=True)
+    text = page(like.scenario.name, outcome, tally.replay(outcome))
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        _fail(f"--report {file}: {error.strerror}; name a file that can be written")
+
+
+def _missed(tally: _Tally) -> list[str]:
+    """The rare paths that were never taken."""
+    return [name for name in MARKS if not tally.marks[name]]
+
+
+def _conclude(
+    scenario: Scenario, tally: _Tally, seconds: float, missed: list[str], *, as_json: bool
+) -> NoReturn:
+    for outcome in tally.failed[:_SHOWN]:
+        _err(f"seed {outcome.seed}:")
+        for violation in outcome.violations[:_SHOWN]:
+            _err(f"  {violation}")
+        for number, fault in outcome.plan.items():
+            _err(f"    fault {number}: {fault}")
+    plain = {
+        "scenario": scenario.name,
+        "seeds": tally.seeds,
+        "violations": tally.violations,
+        "seconds": round(seconds, 3),
+        "seeds_per_second": round(tally.seeds / seconds, 3),
+        "simulated_seconds_per_second": round(tally.simulated_s / seconds, 1),
+        "trace_hash": tally.trace_hash,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(plain) + "\n")
+    else:
+        plain["violations"] = len(tally.violations)
+        sys.stdout.write(", ".join(f"{key} {value}" for key, value in plain.items()) + "\n")
+    sys.stdout.flush()
+    if tally.failed:
+        _err(f"NOT HELD: {len(tally.failed)} of {tally.seeds} seeds; again:")
+        _err(tally.replay(tally.failed[0]))
+    if missed:
+        _err(f"never met in {tally.seeds} seeds: {', '.join(missed)}; soak for longer")
+    raise typer.Exit(1 if tally.failed or missed else 0)
+
+
+# ---------------------------------------------------------------------- what was asked for
+
+
+def _soaking(minutes: float | None) -> Scenario:
+    if minutes is None:
+        raise CallerError("soak draws fresh seeds until its time is up: give --minutes")
+    return dataclasses.replace(scenario_named("swarm"), name=SOAK)
+
+
+def _adapted(scenario: Scenario, replicas: int | None, faults: str) -> Scenario:
+    changed = dataclasses.replace(scenario, kinds=chosen_kinds(faults, scenario.kinds))
+    return changed if replicas is None else dataclasses.replace(changed, replicas=replicas)
+
+
+def _command(scenario: str, replicas: int | None, faults: str, plant: str) -> str:
+    # A soak's seeds are the swarm's.
+    words = ["mesh simulate", "swarm" if scenario == SOAK else scenario]
+    if replicas is not None:
+        words.append(f"--replicas {replicas}")
+    if faults != "all":
+        words.append(f"--faults {faults}")
+    if plant:
+        words.append(f"--plant {plant}")
+    return " ".join(words)
+
+
+def _bounds(seed: int | None, seeds: str) -> tuple[int, int]:
+    if seed is not None:
+        return seed, seed + 1
+    first, colon, end = seeds.partition(":")
+    try:
+        bounds = int(first), int(end)
+    except ValueError:
+        bounds = 0, 0
+    if not colon or not 0 <= bounds[0] < bounds[1]:
+        raise CallerError(f"--seeds {seeds!r} is no range; write A:B with A below B, as in 0:500")
+    return bounds
+
+
+def _fresh_seeds(minutes: float) -> Iterator[int]:
+    end = _CLOCK.monotonic() + minutes * 60
+    for seed in itertools.count(int.from_bytes(SystemEntropy().token(5), "big")):
+        yield seed
+        if _CLOCK.monotonic() >= end:
+            return
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise CallerError(f"{text!r} are no numbers; write them with commas, as in 2,5") from None
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+@contextlib.contextmanager
+def _progress(scenario: Scenario, count: int | None) -> Iterator[Any]:
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} seeds"),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    began = _CLOCK.monotonic()
+    with bar:
+        task: TaskID = bar.add_task(scenario.name, total=count, rate="")
+
+        def tell(tally: _Tally) -> None:
+            passed = max(_CLOCK.monotonic() - began, 1e-9)
+            rate = f"{tally.seeds / passed:.1f} seeds/s, {tally.simulated_s / passed:.0f} sim s/s"
+            if tally.failed:
+                rate += f", {len(tally.failed)} FAILED"
+            bar.update(task, advance=1, rate=rate)
+
+        yield tell
+
+
+def _list() -> None:
+    typer.echo("scenarios:")
+    for scenario in SCENARIOS.values():
+        typer.echo(f"  {scenario.name:18} {scenario.meaning}")
+    typer.echo(f"  {SOAK:18} swarm, with fresh seeds, for --minutes.")
+    typer.echo("faults:")
+    for name, kind in KINDS.items():
+        typer.echo(f"  {name:18} {kind.meaning}")
+    typer.echo("planted bugs:")
+    for name, bug in PLANTS.items():
+        typer.echo(f"  {name:22} {bug.meaning}")
+
+
+def _err(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _err(f"error: {' '.join(message.split())}")
+    raise typer.Exit(2)

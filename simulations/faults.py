@@ -1,0 +1,396 @@
+"""Faults: what goes wrong in a world, when, to whom, and for how long. A plan of them is data.
+
+    plan = draw(rng, names, kinds=("halves", "kill"), seconds=30.0)
+
+A plan is drawn from the seed before the run begins and printed with every failure; a run takes any
+list of `Fault` instead, which is how a failing one is made smaller. Ways of a network are written
+`a>b`: from a to b.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+from crdt.errors import CallerError
+
+if TYPE_CHECKING:
+    from simulations.world import World
+
+__all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch")
+
+Names = Sequence[str]
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Of this `kind`, from second `t` of the world `until` another; `targets` are hosts or ways."""
+
+    t: float
+    kind: str
+    targets: tuple[str, ...]
+    until: float
+
+    def plain(self) -> dict[str, Any]:
+        """As data."""
+        return dataclasses.asdict(self)
+
+    def among(self, names: Names) -> Fault | None:
+        """The same fault where only these hosts are; None where it hits nobody."""
+        left = tuple(one for one in self.targets if set(one.split(">")) <= set(names))
+        return dataclasses.replace(self, targets=left) if left else None
+
+    def __str__(self) -> str:
+        return f"{self.t:.3f}–{self.until:.3f} s {self.kind}: {' '.join(self.targets)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
+    ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
+    """
+
+    meaning: str
+    targets: Callable[[random.Random, Names], tuple[str, ...]]
+    lasts: tuple[float, float]
+    begin: Callable[[World, tuple[str, ...]], Undo]
+    scarce: bool = False
+
+
+def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float) -> list[Fault]:
+    """A plan: some of these kinds, at drawn moments of so many seconds, all over at the end.
+
+    Swarm style: each plan has another choice of kinds and another density, for what always happens
+    together hides what happens alone.
+    """
+    allowed = list(kinds)
+    if not allowed:
+        return []
+    chosen = sorted(rng.sample(allowed, rng.randint(1, len(allowed))), key=allowed.index)
+    mean = rng.choice((1.0, 2.0, 4.0, 8.0))
+    plan: list[Fault] = []
+    spent = False
+    at = 0.5
+    while (at := at + rng.expovariate(1 / mean)) < seconds - 1.0:
+        name = rng.choice(chosen)
+        kind = KINDS[name]
+        targets = kind.targets(rng, names)
+        shortest, longest = kind.lasts
+        until = min(at + shortest * (longest / shortest) ** rng.random(), seconds)
+        if targets and not (kind.scarce and spent):
+            spent = spent or kind.scarce
+            plan.append(Fault(round(at, 3), name, targets, round(until, 3)))
+    return plan
+
+
+def launch(world: World, plan: Iterable[Fault]) -> None:
+    """Let the faults of a plan happen in a world, counted from now."""
+    start = world.now
+
+    def begin(fault: Fault) -> None:
+        world.trace.add("fault", fault)
+        undo = KINDS[fault.kind].begin(world, fault.targets)
+
+        def end() -> None:
+            world.trace.add("fault over", fault)
+            undo()
+
+        world.loop.call_at(start + fault.until, end)
+
+    for fault in plan:
+        world.loop.call_at(start + fault.t, begin, fault)
+
+
+def chosen_kinds(text: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """What `--faults` names: `all`, `none`, or kinds with commas. Raises CallerError."""
+    if text in ("all", ""):
+        return tuple(allowed)
+    if text == "none":
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in KINDS:
+            raise CallerError(f"{name!r} is no fault; there are all, none, {', '.join(KINDS)}")
+    return names
+
+
+# ---------------------------------------------------------------------- whom it hits
+
+
+def _between(some: Names, others: Names) -> tuple[str, ...]:
+    """All ways between two groups."""
+    return tuple(way for a in some for b in others for way in (f"{a}>{b}", f"{b}>{a}"))
+
+
+def _halves(rng: random.Random, names: Names) -> tuple[str, ...]:
+    mixed = rng.sample(names, len(names))
+    middle = rng.randint(1, max(1, len(mixed) - 1))
+    return _between(mixed[:middle], mixed[middle:])
+
+
+def _isolate(rng: random.Random, names: Names) -> tuple[str, ...]:
+    one = rng.choice(names)
+    return _between([one], [name for name in names if name != one])
+
+
+def _one_way(rng: random.Random, names: Names) -> tuple[str, ...]:
+    mixed = rng.sample(names, len(names))
+    middle = rng.randint(1, max(1, len(mixed) - 1))
+    return tuple(f"{a}>{b}" for a in mixed[:middle] for b in mixed[middle:])
+
+
+def _bridge(rng: random.Random, names: Names) -> tuple[str, ...]:
+    mixed = rng.sample(names, len(names))
+    rest = mixed[1:]
+    return _between(rest[: len(rest) // 2], rest[len(rest) // 2 :])
+
+
+def _ring(rng: random.Random, names: Names) -> tuple[str, ...]:
+    mixed = rng.sample(names, len(names))
+    size = len(mixed)
+    near = {(a, (a + step) % size) for a in range(size) for step in (1, size - 1)}
+    return tuple(
+        f"{mixed[a]}>{mixed[b]}" for a, b in permutations(range(size), 2) if (a, b) not in near
+    )
+
+
+def _pair(rng: random.Random, names: Names) -> tuple[str, ...]:
+    if len(names) < 2:
+        return ()
+    a, b = rng.sample(names, 2)
+    return (f"{a}>{b}",)
+
+
+def _one(rng: random.Random, names: Names) -> tuple[str, ...]:
+    return (rng.choice(names),)
+
+
+def _some(rng: random.Random, names: Names) -> tuple[str, ...]:
+    return tuple(sorted(rng.sample(names, rng.randint(1, len(names)))))
+
+
+def _everybody(rng: random.Random, names: Names) -> tuple[str, ...]:
+    del rng
+    return tuple(names)
+
+
+# ---------------------------------------------------------------------- what it does
+
+
+def _nothing() -> None:
+    """It leaves nothing to undo."""
+
+
+def _ways(targets: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(way.partition(">")[0], way.partition(">")[2]) for way in targets]
+
+
+def _cut(world: World, targets: tuple[str, ...]) -> Undo:
+    ways = _ways(targets)
+    world.network.cut(ways)
+    return lambda: world.network.mend(ways)
+
+
+def _flap(world: World, targets: tuple[str, ...]) -> Undo:
+    ways = _ways(targets)
+    rng = world.chance("flap", world.now)
+    state = {"cut": False, "over": False}
+
+    def flip() -> None:
+        if state["over"]:
+            return
+        state["cut"] = not state["cut"]
+        (world.network.cut if state["cut"] else world.network.mend)(ways)
+        world.loop.call_later(rng.uniform(0.05, 1.5), flip)
+
+    def end() -> None:
+        state["over"] = True
+        if state["cut"]:
+            world.network.mend(ways)
+
+    flip()
+    return end
+
+
+def _reset(world: World, targets: tuple[str, ...]) -> Undo:
+    for a, b in _ways(targets):
+        world.network.reset(a, b)
+    return _nothing
+
+
+def _weather(**changes: float) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        del targets
+        network = world.network
+        before = network.conditions
+        network.conditions = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+
+        def end() -> None:
+            network.conditions = world.fair_weather
+
+        return end
+
+    return begin
+
+
+def _crash(*, power: bool) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        for name in targets:
+            world.hosts[name].crash(power=power)
+        return _start(world, targets)
+
+    return begin
+
+
+def _start(world: World, targets: tuple[str, ...]) -> Undo:
+    def end() -> None:
+        for name in targets:
+            world.hosts[name].start()
+
+    return end
+
+
+def _crash_in_sync(moment: str) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        hosts = [world.hosts[name] for name in targets]
+        for host in hosts:
+            host.crash_in_sync(moment)
+
+        def end() -> None:
+            for host in hosts:
+                host.disk.on_sync = None
+                host.start()
+
+        return end
+
+    return begin
+
+
+def _pause(world: World, targets: tuple[str, ...]) -> Undo:
+    runs = [world.hosts[name].run for name in targets]
+    for run in runs:
+        if run is not None:
+            world.loop.suspend(run.life)
+
+    def end() -> None:
+        for run in runs:
+            if run is not None and not run.over:
+                world.loop.resume(run.life)
+
+    return end
+
+
+def _stop(world: World, targets: tuple[str, ...]) -> Undo:
+    for name in targets:
+        world.hosts[name].stop()
+    return _start(world, targets)
+
+
+def _lose_disk(world: World, targets: tuple[str, ...]) -> Undo:
+    for name in targets:
+        world.hosts[name].lose_disk()
+    return _start(world, targets)
+
+
+def _old_disk(world: World, targets: tuple[str, ...]) -> Undo:
+    copies = {name: world.hosts[name].disk.copy() for name in targets}
+
+    def end() -> None:
+        for name, copy in copies.items():
+            world.hosts[name].restore(copy)
+            world.hosts[name].start()
+
+    return end
+
+
+def _disk(attribute: str, during: object, after: object) -> Any:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        disks = [world.hosts[name].disk for name in targets]
+        for disk in disks:
+            setattr(disk, attribute, during)
+
+        def end() -> None:
+            for disk in disks:
+                setattr(disk, attribute, after)
+
+        return end
+
+    return begin
+
+
+def _step_clock(world: World, targets: tuple[str, ...]) -> Undo:
+    rng = world.chance("clock", world.now)
+    for name in targets:
+        world.hosts[name].clock.step(int(rng.gauss(0, 20_000)))
+    return _nothing
+
+
+def _blind(world: World, targets: tuple[str, ...]) -> Undo:
+    seeds = [world.hosts[name].seeds for name in targets]
+    for one in seeds:
+        one.blind = True
+
+    def end() -> None:
+        for one in seeds:
+            one.blind = False
+
+    return end
+
+
+KINDS: Mapping[str, Kind] = {
+    "halves": Kind("The network falls into two parts.", _halves, (0.3, 15), _cut),
+    "isolate": Kind("One host is cut off from all others.", _isolate, (0.3, 15), _cut),
+    "one-way": Kind("Some hosts hear others, and are not heard.", _one_way, (0.3, 15), _cut),
+    "bridge": Kind("Two parts that only one host still sees both of.", _bridge, (1, 15), _cut),
+    "ring": Kind("Every host sees its two neighbours alone.", _ring, (1, 15), _cut),
+    "flapping": Kind("Two parts, cut and mended again and again.", _halves, (2, 15), _flap),
+    "clog": Kind("One way is held, and flooded when it is open again.", _pair, (0.1, 8), _cut),
+    "reset": Kind("Connections between two hosts break.", _pair, (0.1, 0.2), _reset),
+    "loss": Kind(
+        "Every fifth message needs a retransmission.", _everybody, (1, 10), _weather(loss=0.2)
+    ),
+    "lag": Kind(
+        "Everything takes some hundred milliseconds.", _everybody, (1, 10),
+        _weather(latency_ms=80.0, jitter_ms=120.0),
+    ),
+    "blind": Kind("Discovery names nobody.", _some, (1, 20), _blind),
+    "kill": Kind("A process is killed, and started again.", _some, (0.2, 10), _crash(power=False)),
+    "power": Kind("A host goes dark, and comes back.", _some, (0.5, 20), _crash(power=True)),
+    "power-before-sync": Kind(
+        "A host goes dark while it writes: nothing of the write is there.", _one, (1, 8),
+        _crash_in_sync("before"),
+    ),
+    "power-after-sync": Kind(
+        "A host goes dark when a write is on disk, and nobody was told.", _one, (1, 8),
+        _crash_in_sync("after"),
+    ),
+    "pause": Kind("A process stands still, and goes on.", _some, (0.1, 20), _pause),
+    "stop": Kind("A replica is closed in order, and started again.", _one, (1, 10), _stop),
+    "disk-slow": Kind("Syncs take fifty times as long.", _some, (1, 10), _disk("slow", 50.0, 1.0)),
+    "disk-full": Kind("A disk takes no more frames.", _one, (0.5, 8), _disk("full", True, False)),
+    "disk-broken": Kind(
+        "A disk refuses every write.", _one, (0.5, 8), _disk("broken", True, False)
+    ),
+    "disk-lost": Kind(
+        "A host comes back with an empty disk.", _one, (1, 8), _lose_disk, scarce=True
+    ),
+    "disk-old": Kind(
+        "A host goes dark, and its disk is as it was when this began.", _one, (1, 15), _old_disk,
+        scarce=True,
+    ),
+    "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
+}  # fmt: skip
+"""All there are, by name."""
+
+NETWORK = (
+    "halves", "isolate", "one-way", "bridge", "ring", "flapping", "clog", "reset", "loss", "lag",
+)  # fmt: skip
+CRASHES = (
+    "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
+    "disk-full", "disk-broken", "disk-lost", "disk-old",
+)  # fmt: skip

@@ -1,0 +1,317 @@
+"""What must hold in a simulated world: one class for each family of invariants.
+
+A checker is told of everything that happens while it happens (probe events, frames on disks), looks
+at the replicas every half second, and judges what there is at the end. What is wrong it keeps as
+`Violation`; the first few are enough. What is judged from states alone is in `checkers`, which
+rehearsals over real processes use as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from persistence.base import FrameRecord
+from persistence.frame import parse_frame
+from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
+from simulations.workload import Promises
+
+if TYPE_CHECKING:
+    from simulations.world import Host, World
+
+__all__ = ("Checker", "Violation", "checkers_for")
+
+_MOST = 5
+IDLE_MESSAGES_PER_S = 12.0
+"""What a replica with nothing to do may send to each of its peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold, and when (virtual seconds)."""
+
+    invariant: str
+    at: float
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} at {self.at:.3f} s: {self.message}"
+
+
+class Checker:
+    """The hooks; each does nothing unless a checker says otherwise."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.violations: list[Violation] = []
+
+    def wrong(self, message: str) -> None:
+        """It does not hold. What comes after the first few is of the same cause."""
+        if len(self.violations) < _MOST:
+            name = type(self).__name__
+            self.violations.append(Violation(name, self.world.now, message))
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """A probe event of this host."""
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """Frames came on this host's disk."""
+
+    def look(self) -> None:
+        """Every now and then."""
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """Everything has converged, or had the time to."""
+
+
+class NothingRefused(Checker):
+    """Among honest replicas nothing is refused, void, forked or forged; nobody fails."""
+
+    ALARMS = frozenset(
+        {
+            "replica.failed", "frame.refused", "frame.void", "frame.forked", "frame.stuck",
+            "lattice.conflict", "digest.mismatch", "link.flood", "link.error", "snapshot.refused",
+            "snapshot.failed", "message.refused", "identity.cloned", "close.damaged",
+        }
+    )  # fmt: skip
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`."""
+        damaged = kind == "start.failed" and "JournalDamaged" in str(fields.get("reason"))
+        if kind in self.ALARMS or damaged:
+            shown = ", ".join(f"{name}={value}" for name, value in fields.items())
+            self.wrong(f"{host}: {kind} ({shown})")
+
+
+class StrongConvergence(Checker):
+    """Who has applied the same operations has the same state, at any moment, on any side."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._digests: dict[object, tuple[bytes, str]] = {}
+
+    def look(self) -> None:
+        """See `Checker.look`."""
+        for host in self.world.up:
+            for index, shard in host.lattices.items():
+                same = (index, shard.floor, frozenset(shard.frontier.items()))
+                digest = shard.digest()
+                known, who = self._digests.setdefault(same, (digest, host.name))
+                if known != digest:
+                    self.wrong(
+                        f"shard {index}: {who} and {host.name} have the frontier "
+                        f"{dict(sorted(shard.frontier.items()))} and different digests"
+                    )
+
+
+class Monotone(Checker):
+    """What a replica has on disk it has for ever, across restarts too, unless its disk is lost."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._had: dict[str, tuple[int, dict[int, dict[int, int]]]] = {}
+
+    def look(self) -> None:
+        """See `Checker.look`."""
+        for host in self.world.up:
+            replica = host.replica
+            assert replica is not None
+            journaled = replica.journaled()
+            losses, before = self._had.get(host.name, (host.losses, {}))
+            if losses == host.losses:
+                for shard, frontier in before.items():
+                    for session, seq in frontier.items():
+                        if journaled[shard].get(session, 0) < seq:
+                            self.wrong(
+                                f"{host.name} had seq {seq} of session {session} in shard {shard} "
+                                f"on disk, and has {journaled[shard].get(session, 0)}"
+                            )
+            self._had[host.name] = host.losses, journaled
+
+
+class UniqueIds(Checker):
+    """One (shard, session, seq) names one thing only, wherever it is."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._frames: dict[tuple[int, int, int], FrameRecord] = {}
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        for frame in frames:
+            name = frame.shard, frame.session, frame.first
+            known = self._frames.setdefault(name, frame)
+            if known.data is not frame.data and known.data != frame.data:
+                self.wrong(
+                    f"{host.name}: two frames of session {frame.session} in shard {frame.shard} "
+                    f"begin with seq {frame.first}"
+                )
+
+
+class OnDiskFirst(Checker):
+    """Nothing leaves a replica before it is on its disk: whoever has a frame has it from there."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._written: dict[tuple[int, int], int] = {}
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        for frame in frames:
+            name = frame.shard, frame.session
+            if frame.own:
+                self._written[name] = max(frame.last, self._written.get(name, 0))
+            elif self._written.get(name, 0) < frame.last:
+                self.wrong(
+                    f"{host.name} has seq {frame.last} of session {frame.session} in shard "
+                    f"{frame.shard} on disk, which its author has not"
+                )
+
+
+class CausalDelivery(Checker):
+    """A journal holds what a frame rests on before the frame: its predecessor, and its deps."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._deps: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
+        self._have: dict[tuple[str, int], dict[int, int]] = {}
+        self._joined: set[tuple[str, int]] = set()
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """A snapshot brings more than frames say: that shard is not judged from then on."""
+        if kind == "snapshot.joined":
+            self._joined.add((host, int(str(fields["shard"]))))
+        elif kind == "disk.lost":
+            for name in [name for name in self._have if name[0] == host]:
+                del self._have[name]
+        elif kind == "disk.restored":  # which of the frames it holds, nobody said
+            self._joined.update((host, shard) for shard in range(self.world.authority.mesh.shards))
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        for frame in frames:
+            where = host.name, frame.shard
+            if where in self._joined:
+                continue
+            have = self._have.setdefault(where, {})
+            lacks = [(frame.session, frame.first - 1), *self._deps_of(frame)]
+            lacks = [(session, seq) for session, seq in lacks if have.get(session, 0) < seq]
+            if lacks:
+                self.wrong(
+                    f"{host.name} journaled seq {frame.first} of session {frame.session} in shard "
+                    f"{frame.shard} without {lacks}"
+                )
+            have[frame.session] = max(frame.last, have.get(frame.session, 0))
+
+    def _deps_of(self, frame: FrameRecord) -> tuple[tuple[int, int], ...]:
+        name = frame.shard, frame.session, frame.first
+        if name not in self._deps:
+            mesh = self.world.authority.mesh
+            self._deps[name] = parse_frame(frame.data, mesh.id, mesh.shards).header.deps
+        return self._deps[name]
+
+
+class Converged(Checker):
+    """Once the faults are over, everybody has the same operations and the same state."""
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """See `Checker.end`."""
+        for difference in differences(found):
+            self.wrong(difference)
+
+
+class NothingLost(Checker):
+    """What was acknowledged is everywhere in the end, unless the one disk that had it was lost."""
+
+    def __init__(self, world: World, promises: Promises) -> None:
+        super().__init__(world)
+        self._promises = promises
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`."""
+        del fields
+        if kind in ("disk.lost", "disk.restored"):
+            self._promises.disk_lost(host)
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """See `Checker.end`."""
+        for one in lost(found, self._promises.acknowledged):
+            self.wrong(str(one))
+        for lack in missing(found, self._promises.papers):
+            self.wrong(lack)
+
+
+class NothingResurrected(Checker):
+    """What was deleted by an acknowledged deletion is nowhere."""
+
+    def __init__(self, world: World, promises: Promises) -> None:
+        super().__init__(world)
+        self._promises = promises
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """See `Checker.end`."""
+        for back in resurrected(found, self._promises.deleted):
+            self.wrong(back)
+
+
+class Acknowledgements(Checker):
+    """A flush that returns says the truth: that much is on the disks of all whom it names."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._on_disk: Counter[tuple[str, int, int]] = Counter()
+        self._joined: set[tuple[str, int]] = set()
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        for frame in frames:
+            name = host.name, frame.shard, frame.session
+            self._on_disk[name] = max(self._on_disk[name], frame.last)
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`. What a snapshot brought is on no list: such disks are not judged."""
+        if kind == "snapshot.joined":
+            self._joined.add((host, int(str(fields["shard"]))))
+        if kind != "acknowledged":
+            return
+        shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
+        others = str(fields["others"])
+        for name in [host, *filter(None, others.split(","))]:
+            have = self._on_disk[name, shard, session]
+            if have < seq and (name, shard) not in self._joined:
+                self.wrong(
+                    f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
+                    f"{fields['level']}, and {name} has {have} of them on disk"
+                )
+
+
+class Quiet(Checker):
+    """Who has nothing to say says little: after convergence traffic falls to its idle rate."""
+
+    def judge(self, seconds: float, messages: int) -> None:
+        """So many messages went over the network in so many seconds of nothing."""
+        count = len(self.world.names)
+        bound = IDLE_MESSAGES_PER_S * count * (count - 1) * seconds
+        if messages > bound:
+            self.wrong(f"{messages} messages in {seconds:g} s of nothing, more than {bound:g}")
+
+
+def collect(world: World) -> list[Evidence]:
+    """What every replica that is up has, at this instant."""
+    return [evidence(host.name, host.lattices, ()) for host in world.up]
+
+
+def checkers_for(world: World, promises: Promises) -> list[Checker]:
+    """All of them."""
+    plain: tuple[type[Checker], ...] = (
+        NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
+        Acknowledgements, Converged, Quiet,
+    )  # fmt: skip
+    made: list[Checker] = [each(world) for each in plain]
+    made += [
+        NothingLost(world, promises),
+        NothingResurrected(world, promises),
+    ]
+    return made

@@ -1,0 +1,193 @@
+"""Bugs planted on purpose, to see that the simulator finds them: each patches one thing of the
+production code for as long as a run lasts.
+
+    mesh simulate swarm --plant ack-before-fsync --seeds 0:100
+
+A simulator that finds nothing proves nothing until it has found these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mesh.recovery as recovery
+from crdt.errors import CallerError
+from crdt.operation import Transaction
+from mesh.committer import Committer
+from mesh.core import Core
+from mesh.exchange import Exchange
+from mesh.inbox import Arrival, Inbox
+from mesh.shards import ShardHost, TakenSnapshot
+from persistence.base import FrameRecord
+from persistence.identity import Identity
+from simulations.hosts import SimEntropy
+
+__all__ = ("PLANTS", "Plant", "planted")
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A bug: what is wrong, which checkers may be the first to notice, and the patches
+    [(class or module, name, made from what was there)].
+    """
+
+    meaning: str
+    found_by: tuple[str, ...]
+    patches: Sequence[tuple[Any, str, Callable[[Any], Any]]]
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The production code with this bug, "" for none. Raises CallerError for one there is not."""
+    if name and name not in PLANTS:
+        raise CallerError(f"{name!r} is no planted bug; there are {', '.join(PLANTS)}")
+    undo = []
+    try:
+        for owner, attribute, make in PLANTS[name].patches if name else ():
+            real = getattr(owner, attribute)
+            undo.append((owner, attribute, real))
+            setattr(owner, attribute, make(real))
+        yield
+    finally:
+        for owner, attribute, real in reversed(undo):
+            setattr(owner, attribute, real)
+
+
+def _always_on_disk(real: Any) -> Any:
+    del real
+
+    def on_disk(self: Core, written: Mapping[int, int]) -> bool:
+        del self, written
+        return True
+
+    return on_disk
+
+
+def _tells_at_the_cut(real: Any) -> Any:
+    def cut(self: Committer) -> Any:
+        work = real(self)
+        self._outlet.durable([record for record in work.records if record.own])
+        return work
+
+    return cut
+
+
+def _acknowledges_on_receipt(real: Any) -> Any:
+    def received(self: Committer, record: FrameRecord) -> None:
+        real(self, record)
+        self._outlet.durable([record])
+
+    return received
+
+
+def _same_session(real: Any) -> Any:
+    del real
+
+    def fresh(environment: Any, identity: Identity, recovered: Any) -> Any:
+        del recovered
+        return identity.new_session(environment.clock, SimEntropy(0, identity.replica, 0))
+
+    return fresh
+
+
+def _goes_on_counting(real: Any) -> Any:
+    def init(self: ShardHost, index: int, session: int, lattice: Any, **bounds: Any) -> None:
+        real(self, index, session, lattice, **bounds)
+        self.outbox.written = self.outbox.framed = lattice.frontier.get(session, 0)
+
+    return init
+
+
+def _own_past_is_enough(real: Any) -> Any:
+    del real
+
+    def unmet(self: Inbox, arrival: Arrival) -> Any:
+        before = arrival.session, arrival.first - 1
+        return before if arrival.first > 1 and not self._seen(*before) else None
+
+    return unmet
+
+
+def _adds_only(real: Any) -> Any:
+    def apply(self: ShardHost, arrival: Arrival, transactions: Any) -> Any:
+        kept = transactions and [_without_removals(one) for one in transactions]
+        return real(self, arrival, kept)
+
+    return apply
+
+
+def _without_removals(transaction: Transaction) -> Transaction:
+    operations = tuple(one._replace(removals=()) for one in transaction.operations)
+    return transaction._replace(operations=operations)
+
+
+def _one_frame_behind(real: Any) -> Any:
+    def snapshot(self: ShardHost, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
+        taken: TakenSnapshot = real(self, certificates, stamp)
+        session, last = max(taken.state.frontier.items(), default=(0, 0))
+        if last < 2:
+            return taken
+        # It claims what it does not hold.
+        frontier = {**taken.state.frontier, session: last + 1}
+        state = dataclasses.replace(taken.state, frontier=frontier)
+        return dataclasses.replace(taken, state=state)
+
+    return snapshot
+
+
+def _never_compares(real: Any) -> Any:
+    del real
+
+    def compare(self: Exchange, link: Any, row: Any) -> None:
+        del self, link, row
+
+    return compare
+
+
+PLANTS: Mapping[str, Plant] = {
+    "ack-before-fsync": Plant(
+        "flush returns before the journal has what was written.",
+        ("Acknowledgements", "NothingLost"),
+        [(Core, "on_disk", _always_on_disk)],
+    ),
+    "gossip-before-fsync": Plant(
+        "Peers get a frame before the journal has it.",
+        ("OnDiskFirst",),
+        [(Committer, "_cut", _tells_at_the_cut)],
+    ),
+    "peer-ack-before-fsync": Plant(
+        "A replica tells the author that it has a frame on disk when it is only in memory.",
+        ("Acknowledgements", "OnDiskFirst"),
+        [(Committer, "received", _acknowledges_on_receipt)],
+    ),
+    "session-reused": Plant(
+        "A replica goes on under its old session after a restart.",
+        ("UniqueIds", "NothingRefused", "OnDiskFirst", "StrongConvergence", "CausalDelivery"),
+        [(recovery, "_fresh_session", _same_session), (ShardHost, "__init__", _goes_on_counting)],
+    ),
+    "inbox-out-of-order": Plant(
+        "A frame is applied before what it depends on.",
+        ("CausalDelivery",),
+        [(Inbox, "_unmet", _own_past_is_enough)],
+    ),
+    "lost-remove": Plant(
+        "What others removed stays.",
+        ("StrongConvergence", "NothingRefused"),
+        [(ShardHost, "apply", _adds_only)],
+    ),
+    "cut-not-closed": Plant(
+        "A snapshot claims an operation more than it holds.",
+        ("Acknowledgements", "Monotone", "NothingRefused", "StrongConvergence", "UniqueIds"),
+        [(ShardHost, "snapshot", _one_frame_behind)],
+    ),
+    "no-anti-entropy": Plant(
+        "Nobody looks whether a peer has more.",
+        ("Converged",),
+        [(Exchange, "_compare", _never_compares)],
+    ),
+}
+"""All there are, by name."""

@@ -1,0 +1,246 @@
+"""One seed of one scenario, from the first start to the verdict.
+
+Phases: everybody starts; faults happen while agents work; then all faults end, everybody is up
+again and nobody writes, and all must agree within a stated time; then there must be quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from simulations.faults import Fault, draw, launch
+from simulations.hosts import drawn
+from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
+from simulations.loop import Deadlock, Escaped, Livelock
+from simulations.network import Conditions
+from simulations.report import Observer, Sample
+from simulations.scenarios import Scenario
+from simulations.workload import Promises, Writer
+from simulations.world import World, host_name
+
+__all__ = ("WHOLE", "Outcome", "Part", "drawn_scenario", "simulate")
+
+LOOK_S = 0.5
+START_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a seed is run, by numbers from 1: of the faults it draws, of its hosts, of the
+    hosts that write. None: all. What is left is drawn as it would be in the whole.
+    """
+
+    faults: tuple[int, ...] | None = None
+    hosts: tuple[int, ...] | None = None
+    writers: tuple[int, ...] | None = None
+
+
+WHOLE = Part()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a seed. `plan` has the faults that happened by number; `seconds` are virtual;
+    `healed_s` is how long agreeing took.
+    """
+
+    seed: int
+    violations: list[Violation] = field(default_factory=list)
+    plan: dict[int, Fault] = field(default_factory=dict)
+    trace_hash: str = ""
+    seconds: float = 0.0
+    healed_s: float | None = None
+    steps: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    lines: list[str] | None = None
+    samples: list[Sample] = field(default_factory=list)
+    faults_at: float = START_S
+
+
+def simulate(
+    scenario: Scenario,
+    seed: int,
+    *,
+    part: Part = WHOLE,
+    keep_trace: bool = False,
+    observe: bool = False,
+) -> Outcome:
+    """Run one seed, or a part of it. `observe`: with the samples that a report is made of."""
+    scenario = drawn_scenario(scenario, seed)
+    world = World(
+        seed,
+        scenario.replicas,
+        only=part.hosts,
+        shards=scenario.shards,
+        settings=scenario.settings,
+        conditions=scenario.weather,
+        keep_trace=keep_trace,
+    )
+    outcome = Outcome(seed, plan=_plan(scenario, world, part))
+    performance = _Performance(scenario, world, outcome, part, observe=observe)
+    try:
+        world.run(performance.play)
+    except (Escaped, Livelock, Deadlock) as error:
+        outcome.violations.append(Violation(type(error).__name__, world.now, str(error)))
+    performance.sum_up()
+    return outcome
+
+
+def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
+    everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
+    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s)
+    left = {number: fault.among(world.names) for number, fault in enumerate(plan, 1)}
+    return {
+        number: fault
+        for number, fault in left.items()
+        if fault is not None and (part.faults is None or number in part.faults)
+    }
+
+
+def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
+    """Swarm style: what a scenario leaves to the seed. One rack, one country or a bad radio link;
+    settings at their ends, where bounds are met.
+    """
+    if not scenario.swarm:
+        return scenario
+    rng = random.Random(drawn(seed, "swarm"))  # noqa: S311 - the seed is the point
+    latency = rng.choice((0.1, 0.3, 2.0, 20.0))
+    weather = Conditions(
+        latency_ms=latency,
+        jitter_ms=latency * rng.choice((0.1, 1.0, 4.0)),
+        tail=rng.choice((0.0, 0.01, 0.1)),
+        loss=rng.choice((0.0, 0.0, 0.001, 0.02)),
+        bandwidth=rng.choice((100_000_000, 10_000_000, 500_000)),
+        buffer=rng.choice((4_096, 1 << 20)),
+    )
+    settings = {
+        "replica__snapshot_every_frames": rng.choice((10, 50, 2_000)),
+        "replica__flush_interval_ms": rng.choice((0, 0, 20, 500)),
+        "replica__anti_entropy_interval_s": rng.choice((0.3, 1.0, 1.0, 4.0)),
+        "replica__presence_interval_s": rng.choice((0.5, 1.0, 1.0, 3.0)),
+        "peers__send_buffer_bytes": rng.choice((4_096, 1_048_576)),
+        "peers__dial_max": rng.choice((1, 2, 6, 6)),
+    } | dict(scenario.settings)
+    load = scenario.load
+    if load is not None:
+        load = dataclasses.replace(
+            load, edits=rng.choice((0.2, 0.5, 0.5, 1.0, 3.0)), sheets=rng.choice((1, 4, 20))
+        )
+    return dataclasses.replace(
+        scenario, weather=weather, settings=settings, load=load, shards=rng.choice((1, 4, 4, 16))
+    )
+
+
+class _Performance:
+    """A scenario being played in a world."""
+
+    def __init__(
+        self, scenario: Scenario, world: World, outcome: Outcome, part: Part, *, observe: bool
+    ) -> None:
+        self._scenario = scenario
+        self._world = world
+        self._outcome = outcome
+        self._promises = Promises()
+        if scenario.load is not None:
+            only = None if part.writers is None else [host_name(one) for one in part.writers]
+            world.agents.append(
+                Writer(
+                    self._promises,
+                    scenario.load,
+                    lambda host, run: world.chance("writer", host, run),
+                    only,
+                )
+            )
+        world.agents.extend(scenario.agents)
+        self._checkers = checkers_for(world, self._promises)
+        if observe:
+            observer = Observer(world)
+            self._checkers.append(observer)
+            outcome.samples = observer.samples
+        for checker in self._checkers:
+            # Only those that listen are told.
+            if type(checker).event is not Checker.event:
+                world.listeners.append(checker.event)
+            if type(checker).journaled is not Checker.journaled:
+                world.watchers.append(checker.journaled)
+        self._lookers = [one for one in self._checkers if type(one).look is not Checker.look]
+
+    async def play(self, world: World) -> None:
+        """See the module."""
+        scenario = self._scenario
+        for host in world.hosts.values():
+            host.start()
+        looking = asyncio.create_task(self._look(), name="checkers")
+        await asyncio.sleep(START_S)
+        launch(world, self._outcome.plan.values())
+        await asyncio.sleep(scenario.fault_s)
+        self._outcome.healed_s = await self._heal()
+        found = collect(world)
+        for checker in self._checkers:
+            checker.end(found)
+        await self._quiet()
+        looking.cancel()
+        for invariant in scenario.invariants:
+            try:
+                invariant(world)
+            except Exception as error:  # noqa: BLE001 - a user's invariant says it so
+                self._outcome.violations.append(
+                    Violation(invariant.__name__, world.now, f"{type(error).__name__}: {error}")
+                )
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for checker in self._lookers:
+                checker.look()
+
+    async def _heal(self) -> float | None:
+        """Everybody is up, nobody writes. How long it takes until all agree; None: too long."""
+        world, scenario = self._world, self._scenario
+        world.heal()
+        began = world.now
+        while world.now - began < scenario.heal_s:
+            await asyncio.sleep(0.1)
+            if len(world.up) == len(world.names) and _agree(world):
+                return world.now - began
+        return None
+
+    async def _quiet(self) -> None:
+        world, scenario = self._world, self._scenario
+        if self._outcome.healed_s is None or not scenario.quiet_s:
+            return
+        # What was sent on several ways may still come in a second time.
+        await asyncio.sleep(2.0)
+        before = world.network.messages
+        await asyncio.sleep(scenario.quiet_s)
+        for checker in self._checkers:
+            if isinstance(checker, Quiet):
+                checker.judge(scenario.quiet_s, world.network.messages - before)
+
+    def sum_up(self) -> None:
+        """Put the verdict together."""
+        world, outcome = self._world, self._outcome
+        for checker in self._checkers:
+            outcome.violations.extend(checker.violations)
+        outcome.violations.extend(
+            Violation("NothingUnhandled", world.now, fault) for fault in world.loop.faults[:3]
+        )
+        outcome.violations.sort(key=lambda one: one.at)
+        outcome.trace_hash = world.trace.hash
+        outcome.seconds = world.now
+        outcome.steps = world.loop.steps
+        outcome.counts = world.counts + self._promises.counts
+        outcome.marks = world.marks
+        outcome.lines = world.trace.lines
+
+
+def _agree(world: World) -> bool:
+    """Whether all replicas have the same operations, in memory and on disk."""
+    replicas = world.replicas()
+    first = replicas[0].frontier()
+    return all(one.frontier() == first and one.journaled() == first for one in replicas)

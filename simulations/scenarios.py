@@ -1,0 +1,74 @@
+"""Scenarios: what a world is like, what goes wrong in it, and what its agents do. Each is data.
+
+A scenario of your own is one more `Scenario`: with agents of yours, which get the host and its
+replica and run until the run is over, and invariants of yours, which get the world when it has
+converged and raise if something is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from crdt.errors import CallerError
+from simulations.faults import CRASHES, KINDS, NETWORK
+from simulations.network import Conditions
+from simulations.workload import Load
+
+if TYPE_CHECKING:
+    from simulations.world import Agent, World
+
+__all__ = ("MARKS", "SCENARIOS", "Scenario", "scenario_named")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """See the module. `kinds` of faults happen for `fault_s` virtual seconds; then everybody must
+    agree within `heal_s`, and be quiet for `quiet_s`. `swarm`: the seed draws network, settings and
+    load, too.
+    """
+
+    name: str
+    meaning: str
+    kinds: tuple[str, ...] = ()
+    replicas: int = 5
+    shards: int = 4
+    load: Load | None = field(default_factory=Load)
+    fault_s: float = 30.0
+    heal_s: float = 60.0
+    quiet_s: float = 5.0
+    swarm: bool = False
+    weather: Conditions = field(default_factory=Conditions)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    agents: tuple[Agent, ...] = ()
+    invariants: tuple[Callable[[World], None], ...] = ()
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    one.name: one
+    for one in (
+        Scenario("calm", "Nothing goes wrong."),
+        Scenario("partition", "The network falls apart, in every shape.", NETWORK),
+        Scenario("crash", "Processes are killed, hosts go dark, disks fail.", CRASHES),
+        Scenario("swarm", "Everything that can go wrong, in another mix each time.",
+                 tuple(KINDS), swarm=True),
+    )
+}  # fmt: skip
+"""The ready ones, by name."""
+
+
+MARKS = (
+    "a slow peer is repaired",
+    "a snapshot is served",
+    "closed before all peers had everything",
+    "closed while it was flushed for closing",
+)
+"""Rare paths of the production code that a soak must have taken."""
+
+
+def scenario_named(name: str) -> Scenario:
+    """Raises CallerError, which lists those there are."""
+    if name not in SCENARIOS:
+        raise CallerError(f"{name!r} is no scenario; there are {', '.join(SCENARIOS)}")
+    return SCENARIOS[name]

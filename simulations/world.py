@@ -1,0 +1,380 @@
+"""A simulated world: hosts with clocks, disks and processes, a network between them, one seed.
+
+    world = World(seed=7, replicas=5)
+    world.run(scenario)            # a coroutine function that gets the world
+
+The only place where simulated ports are built: what runs on the hosts is the production `Replica`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from crdt.errors import MeshError
+from crdt.lattice import Shard
+from mesh.durability import Durability
+from mesh.environment import Environment
+from mesh.replica import Replica
+from mesh.settings import Settings
+from mesh.transports.discovery import Combined, Learned, StaticSeeds
+from persistence.base import FrameRecord
+from persistence.identity import found_mesh
+from persistence.memory import MemoryJournal
+from simulations.disk import Disk, SimJournal
+from simulations.hosts import SimClock, SimEntropy, drawn
+from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
+from simulations.network import Conditions, Network, SimTransport
+from simulations.trace import Trace
+from simulations.walls import walls
+
+__all__ = ("Host", "Run", "World", "host_name")
+
+T = TypeVar("T")
+Agent = Callable[["Host", Replica], Awaitable[None]]
+Listener = Callable[[str, str, Mapping[str, object]], None]
+HURRY_S = 0.5
+"""How long somebody who stops a replica waits before he stops it again."""
+RESTART_S = 1.0
+"""How soon a start that failed is tried again."""
+
+
+class SimProbe:
+    """`persistence.base.Probe` of one run of a replica: into the trace, and to who listens."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._name = name
+
+    def event(self, kind: str, **fields: object) -> None:
+        """See `Probe.event`."""
+        self._world.happened(self._name, kind, fields)
+
+    def sometimes(self, name: str) -> None:
+        """See `Probe.sometimes`."""
+        self._world.marks[name] += 1
+
+
+class Seeds:
+    """`mesh.environment.Discovery` that a fault can blind."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self._addresses = StaticSeeds(addresses)
+        self.blind = False
+
+    def addresses(self) -> list[str]:
+        """All, or none."""
+        return [] if self.blind else self._addresses.addresses()
+
+
+class Run:
+    """One run of the replica on a host: from its start to its crash."""
+
+    def __init__(self, world: World, host: Host, number: int) -> None:
+        self.number = number
+        self.life = Life(f"{host.name}.{number}")
+        self.context = copy_context()
+        self.context.run(LIFE.set, self.life)
+        self.journal = SimJournal(host.disk)
+        self.transport: SimTransport = world.network.transport(host.name, host.identity.certificate)
+        environment = Environment(
+            host.clock,
+            SimEntropy(world.seed, host.name, number),
+            SimProbe(world, host.name),
+            self.journal,
+            self.transport,
+            Combined(host.seeds, Learned(host.clock.monotonic)),
+        )
+        self.replica = Replica(world.settings, environment, host.identity)
+        self.agents: list[asyncio.Task[Any]] = []
+        self.up = False
+        self.over = False
+
+    def spawn(self, loop: SimLoop, work: Any, name: str) -> asyncio.Task[Any]:
+        """A task of this run: it stops where the run does."""
+        return loop.create_task(work, name=f"{self.life.name}: {name}", context=self.context.copy())
+
+
+class Host:
+    """A machine with a name, clocks and a disk; a replica runs on it, or not."""
+
+    def __init__(self, world: World, name: str, rng: random.Random) -> None:
+        self._world = world
+        self.name = name
+        skew, drift = int(rng.gauss(0, 200)), rng.gauss(0, 50e-6)
+        self.clock = SimClock(world.loop, skew, drift)
+        self.disk = Disk(name, world.loop, world.trace, rng)
+        self.disk.on_append = lambda frames: world.journaled(self, frames)
+        entropy = SimEntropy(world.seed, name, 0)
+        self.identity = world.authority.issue(name, world.true_clock, entropy)
+        self.seeds = Seeds([f"{other}:7400" for other in world.names if other != name])
+        self.run: Run | None = None
+        self.runs = self.losses = 0
+        self._wanted = False
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}, {'up' if self.replica else 'down'}>"
+
+    @property
+    def replica(self) -> Replica | None:
+        """The replica that runs here now and is started; None while there is none."""
+        run = self.run
+        return run.replica if run is not None and run.up and not run.over else None
+
+    @property
+    def lattices(self) -> Mapping[int, Shard]:
+        """What its replica holds in memory, by shard."""
+        replica = self.replica
+        assert replica is not None, f"{self.name} is down"
+        return {host.index: host.lattice for host in replica._started().core.hosts}
+
+    def tell(self, kind: str, **fields: object) -> None:
+        """Something of the world's own happened here."""
+        self._world.happened(self.name, kind, fields)
+
+    def start(self) -> None:
+        """Have a replica run here from now on: at once, or when the one that stops has stopped. A
+        start that fails is tried again, as a supervisor does.
+        """
+        self._wanted = True
+        if self.run is not None:
+            return
+        self.runs += 1
+        run = self.run = Run(self._world, self, self.runs)
+        self._world.trace.add("start", run.life.name)
+        run.spawn(self._world.loop, self._live(run), "start")
+
+    async def _live(self, run: Run) -> None:
+        world = self._world
+        try:
+            await run.replica.start()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the world judges it
+            self.tell("start.failed", reason=repr(error))
+            self._over(run)
+            return
+        run.up = True
+        for index, agent in enumerate(world.agents):
+            task = run.spawn(world.loop, agent(self, run.replica), f"agent {index}")
+            task.add_done_callback(world.agent_ended, context=Context())
+            run.agents.append(task)
+
+    def stop(self) -> None:
+        """Close the replica, in order: one asks for durability first, another can't wait."""
+        self._wanted = False
+        run = self.run
+        if run is not None and run.up:
+            run.up = False
+            loop = self._world.loop
+            run.spawn(loop, self._close(run, Durability.PEERS(1)), "stop")
+            loop.call_later(HURRY_S, self._hurry, run, context=Context())
+
+    def _hurry(self, run: Run) -> None:
+        if not run.over:
+            run.spawn(self._world.loop, self._close(run, None), "stop at once")
+
+    async def _close(self, run: Run, level: Durability | None) -> None:
+        try:
+            await run.replica.close(level, timeout=HURRY_S * 4)
+        except MeshError as error:
+            self.tell("close.failed", reason=repr(error))
+        self._over(run)
+
+    def _over(self, run: Run) -> None:
+        """A run ended by itself."""
+        if run.over:
+            return
+        self._end(run, silently=False)
+        if self._wanted:
+            self._world.loop.call_later(RESTART_S, self._again, context=Context())
+
+    def _again(self) -> None:
+        if self._wanted:
+            self.start()
+
+    def _end(self, run: Run, *, silently: bool) -> None:
+        world = self._world
+        world.loop.suspend(run.life)
+        run.over = run.journal.dead = True
+        world.network.vanish(run.transport, silently=silently)
+        world.dead.append(run)
+        self.run = None
+
+    def crash(self, *, power: bool) -> None:
+        """Its process ends at this instant; with `power`, the host goes dark and tells nobody."""
+        self._wanted = False
+        if self.run is not None:
+            run = self.run
+            self._world.trace.add("crash", run.life.name, "power" if power else "kill")
+            self._end(run, silently=power)
+            self.disk.busy_until = self._world.loop.now_ns
+
+    def crash_in_sync(self, moment: str) -> None:
+        """Go dark at the next write: "before" or "after" it is on disk."""
+
+        def strike(now: str) -> None:
+            if now == moment:
+                self.disk.on_sync = None
+                self.crash(power=True)
+
+        self.disk.on_sync = strike
+
+    def lose_disk(self) -> None:
+        """A crash that takes everything on the disk along."""
+        self.crash(power=True)
+        self.disk.lose()
+        self.losses += 1
+        self.tell("disk.lost")
+
+    def restore(self, backup: MemoryJournal) -> None:
+        """A crash after which the disk is an old copy of itself."""
+        self.crash(power=True)
+        self.disk.restore(backup)
+        self.losses += 1
+        self.tell("disk.restored")
+
+
+def host_name(number: int) -> str:
+    """What the host of this number, from 1, is called."""
+    return f"replica-{number}"
+
+
+class World:
+    """See the module. `settings` are of all replicas; `agents` run beside each replica that is up.
+    With `only`, of the hosts there would be only those of these numbers are there.
+
+    `listeners` are told (host, kind, fields) of every probe event; `watchers` of frames that came
+    on a disk.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        replicas: int = 5,
+        *,
+        only: Collection[int] | None = None,
+        shards: int = 4,
+        settings: Mapping[str, Any] | None = None,
+        conditions: Conditions | None = None,
+        keep_trace: bool = False,
+    ) -> None:
+        self.seed = seed
+        numbers = range(1, replicas + 1)
+        self.names = [host_name(one) for one in numbers if only is None or one in only]
+        self.loop = SimLoop(drawn(seed, "loop"))
+        self.trace = Trace(self.loop, keep=keep_trace)
+        self.fair_weather = conditions or Conditions()
+        self.network = Network(self.loop, self.trace, self.chance("network"), self.fair_weather)
+        self.true_clock = SimClock(self.loop)
+        self.settings = Settings().override(**{"replica__gc_freeze": False} | dict(settings or {}))
+        self.authority = found_mesh(
+            "simulated", shards, self.true_clock, SimEntropy(seed, "authority", 0)
+        )
+        # A signature that anybody in this world has verified, or made, need not be verified again.
+        self.agents: list[Agent] = []
+        self.listeners: list[Listener] = []
+        self.watchers: list[Callable[[Host, list[FrameRecord]], None]] = []
+        self.counts: Counter[str] = Counter()
+        self.marks: Counter[str] = Counter()
+        self.dead: list[Run] = []
+        self.hosts = {name: Host(self, name, self.chance("host", name)) for name in self.names}
+
+    def __repr__(self) -> str:
+        return f"<World {self.seed} at {self.loop.time():.3f} s, {list(self.hosts.values())}>"
+
+    def chance(self, *path: object) -> random.Random:
+        """A generator of its own for what the path names."""
+        return random.Random(drawn(self.seed, *path))  # noqa: S311 - the seed is the point
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the world began."""
+        return self.loop.now_ns / SECOND
+
+    @property
+    def up(self) -> list[Host]:
+        """Hosts whose replica is started, by name."""
+        return [host for host in self.hosts.values() if host.replica is not None]
+
+    def replicas(self) -> list[Replica]:
+        """The replicas that are started."""
+        return [host.replica for host in self.up if host.replica is not None]
+
+    def happened(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """A probe event, or one of the world's own."""
+        if self.trace.open:
+            self.counts[kind] += 1
+            self.trace.add(host, kind, *(f"{name}={value}" for name, value in fields.items()))
+            for listener in self.listeners:
+                listener(host, kind, fields)
+
+    def journaled(self, host: Host, frames: list[FrameRecord]) -> None:
+        """Frames are on a disk."""
+        if self.trace.open:
+            for watcher in self.watchers:
+                watcher(host, frames)
+
+    def agent_ended(self, task: asyncio.Task[Any]) -> None:
+        """An agent returned or failed; who fails is judged."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, Escaped | Livelock):  # which the whole run ends by
+            return
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self.loop.faults.append(
+            f"{task.get_name()} failed at {where.filename}:{where.lineno}: {error!r}"
+        )
+
+    def heal(self) -> None:
+        """End every fault there may be, and have every replica run; no agent does any more."""
+        self.agents.clear()
+        self.network.mend_all()
+        self.network.conditions = self.fair_weather
+        for host in self.hosts.values():
+            host.disk.slow, host.disk.full, host.disk.broken = 1.0, False, False
+            host.disk.on_sync = None
+            host.seeds.blind = False
+            if host.run is not None and not host.run.over:
+                self.loop.resume(host.run.life)
+                for agent in host.run.agents:
+                    agent.cancel()
+            host.start()
+
+    def run(self, scenario: Callable[[World], Awaitable[T]]) -> T:
+        """Run a scenario to its end, and the world with it. Raises Escaped, Livelock, Deadlock."""
+        with walls(self.loop, self.true_clock.wall_ms), _uncollected():
+            try:
+                return self.loop.run_until_complete(_as_coroutine(scenario(self)))
+            finally:
+                self._bury()
+
+    def _bury(self) -> None:
+        """End all tasks, those of crashed processes too: what they do now, nobody sees."""
+        self.trace.open = False
+        for host in self.hosts.values():
+            host.crash(power=True)
+        for run in self.dead:
+            self.loop.resume(run.life)
+        self.loop.drain()
+        self.loop.close()
+
+
+async def _as_coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector, whose rounds would fall anywhere."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
