@@ -163,6 +163,7 @@ class _Performance:
             self._checkers.append(observer)
             outcome.samples = observer.samples
         for checker in self._checkers:
+            checker.tolerated = scenario.tolerated
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
@@ -240,7 +241,10 @@ class _Performance:
 
 
 def _agree(world: World) -> bool:
-    """Whether all replicas have the same operations, in memory and on disk."""
+    """Whether all replicas have the same operations, in memory and on disk, and the same state."""
     replicas = world.replicas()
     first = replicas[0].frontier()
-    return all(one.frontier() == first and one.journaled() == first for one in replicas)
+    return (
+        all(one.frontier() == first and one.journaled() == first for one in replicas)
+        and len({tuple(one.digest().values()) for one in replicas}) == 1
+    )
