@@ -8,7 +8,6 @@ A simulator that finds nothing proves nothing until it has found these.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from mesh.core import Core
 from mesh.exchange import Exchange
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
-from mesh.shards import ShardHost, TakenSnapshot
+from mesh.shards import ShardHost
 from persistence.base import FrameRecord
 from persistence.identity import Identity
 from simulations.hosts import SimEntropy
@@ -127,20 +126,6 @@ def _without_removals(transaction: Transaction) -> Transaction:
     return transaction._replace(operations=operations)
 
 
-def _one_frame_behind(real: Any) -> Any:
-    def snapshot(self: ShardHost, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
-        taken: TakenSnapshot = real(self, certificates, stamp)
-        session, last = max(taken.state.frontier.items(), default=(0, 0))
-        if last < 2:
-            return taken
-        # It claims what it does not hold.
-        frontier = {**taken.state.frontier, session: last + 1}
-        state = dataclasses.replace(taken.state, frontier=frontier)
-        return dataclasses.replace(taken, state=state)
-
-    return snapshot
-
-
 def _never_compares(real: Any) -> Any:
     del real
 
@@ -181,18 +166,13 @@ PLANTS: Mapping[str, Plant] = {
     ),
     "inbox-out-of-order": Plant(
         "A frame is applied before what it depends on.",
-        ("CausalDelivery",),
+        ("CausalDelivery", "StrongConvergence"),
         [(Inbox, "_unmet", _own_past_is_enough)],
     ),
     "lost-remove": Plant(
         "What others removed stays.",
         ("StrongConvergence", "NothingRefused"),
         [(ShardHost, "apply", _adds_only)],
-    ),
-    "cut-not-closed": Plant(
-        "A snapshot claims an operation more than it holds.",
-        ("Acknowledgements", "Monotone", "NothingRefused", "StrongConvergence", "UniqueIds"),
-        [(ShardHost, "snapshot", _one_frame_behind)],
     ),
     "no-anti-entropy": Plant(
         "Nobody looks whether a peer has more.",
