@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,6 +24,7 @@ from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
 from simulations.faults import KINDS, chosen_kinds
 from simulations.planted import PLANTS, planted
+from simulations.report import check_place, write_report
 from simulations.run import Outcome, Part
 from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
 from simulations.shrinking import shrink
@@ -46,10 +48,12 @@ class _Tally:
     failed: list[Outcome] = field(default_factory=list)
     marks: Counter[str] = field(default_factory=Counter)
     hashes: list[str] = field(default_factory=list)
+    last: Outcome | None = None
 
     def add(self, outcome: Outcome) -> None:
         """One more seed."""
         self.seeds += 1
+        self.last = outcome
         self.simulated_s += outcome.seconds
         self.hashes.append(outcome.trace_hash)
         self.marks.update(outcome.marks)
@@ -81,6 +85,14 @@ class _Tally:
         _err(f"seed {failed.seed} is made smaller:")
         task, smaller = shrink(dataclasses.replace(like, seed=failed.seed), failed, _err)
         self.part, self.failed[0] = task.part, smaller
+
+    def report(self, path: Path, like: Task) -> None:
+        """Write the report of the first that failed, or else of the last."""
+        shown = self.failed[0] if self.failed else self.last
+        if shown is not None:
+            task = dataclasses.replace(like, seed=shown.seed, part=self.part)
+            write_report(path, task, shown, self.replay(shown))
+            _err(f"seed {shown.seed} is shown in {path}")
 
     @property
     def trace_hash(self) -> str:
@@ -117,6 +129,12 @@ def simulate_command(
     shrinking: Annotated[
         bool, typer.Option("--shrink", help="Make the first failing seed smaller.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page that shows the first failing, or last, seed."
+        ),
+    ] = None,
     list_all: Annotated[
         bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
     ] = False,
@@ -142,6 +160,8 @@ def simulate_command(
         first, end = _bounds(seed, seeds)
         with planted(plant):
             pass  # only to learn whether there is one
+        if report is not None:
+            check_place(report)
     except CallerError as error:
         _fail(str(error))
     count = None if minutes is not None else end - first
@@ -158,6 +178,8 @@ def simulate_command(
     seconds = _CLOCK.monotonic() - began
     if shrinking and tally.failed:
         tally.shrink(like)
+    if report is not None:
+        tally.report(report, like)
     missed = _missed(tally) if scenario == SOAK else []
     _conclude(chosen, tally, seconds, missed, as_json=as_json)
 

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
@@ -60,9 +61,14 @@ class Outcome:
 
 
 def simulate(
-    scenario: Scenario, seed: int, *, part: Part = WHOLE, keep_trace: bool = False
+    scenario: Scenario,
+    seed: int,
+    *,
+    part: Part = WHOLE,
+    keep_trace: bool = False,
+    watch: Callable[[World], None] | None = None,
 ) -> Outcome:
-    """Run one seed, or a part of it."""
+    """Run one seed, or a part of it. `watch` gets the world before it begins."""
     scenario = drawn_scenario(scenario, seed)
     world = World(
         seed,
@@ -73,6 +79,8 @@ def simulate(
         conditions=scenario.weather,
         keep_trace=keep_trace,
     )
+    if watch is not None:
+        watch(world)
     outcome = Outcome(seed, plan=_plan(scenario, world, part))
     performance = _Performance(scenario, world, outcome, part)
     try:

@@ -1,0 +1,276 @@
+"""One run of a seed, watched: what a report shows of it.
+
+Watching changes nothing: no timer, no task, no chance. A recorder is told of each event of the
+trace, and of messages that are put on their way and arrive; it looks at the hosts then. What
+happens between two events shows at the second, and counts from the first.
+
+It is bounded: a run is cut into `BUCKETS` of the same length, whatever happens in it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from mesh.wire import Frames, decode
+from persistence.base import FrameRecord
+from simulations.batch import Task
+from simulations.faults import Fault
+from simulations.loop import SECOND
+from simulations.network import SimLink
+from simulations.planted import planted
+from simulations.run import Outcome, simulate
+from simulations.world import Host, World
+
+__all__ = ("BUCKETS", "STATES", "Bar", "Lane", "Recorder", "Recording", "watch")
+
+BUCKETS = 2_400
+LINES = 24
+"""How many lines of the trace are kept before a violation."""
+
+STATES = ("up", "partly cut off", "cut off", "starting", "closing", "stopped", "paused", "down")
+"""What a replica can be, the worst last: that is what a bucket shows."""
+UP, PARTLY, CUT, STARTING, CLOSING, STOPPED, PAUSED, DOWN = range(len(STATES))
+
+State = tuple[int, str]
+"""Which of `STATES`, and from whom it is cut off."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """One replica, by bucket. `lag`: operations that others who are up have, and it has not; None
+    while it is not up.
+    """
+
+    states: list[State] = field(default_factory=list)
+    lag: list[int | None] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As data. Of states only where a new one begins: (bucket, state, from whom)."""
+        numbered = enumerate(self.states)
+        firsts = [next(same) for _, same in groupby(numbered, key=lambda one: one[1])]
+        return {"states": [(at, *state) for at, state in firsts], "lag": self.lag}
+
+
+@dataclass(slots=True)
+class Bar:
+    """A fault that happened: its number in the plan, from when until when (virtual seconds)."""
+
+    number: int
+    fault: Fault
+    begin: float
+    end: float
+
+
+@dataclass(slots=True)
+class Recording:
+    """What was seen. Lists are by bucket, of `width_s` virtual seconds each: frames on their way
+    and frames held by cuts (the most there were), and how many different sets of operations the
+    replicas that are up had. `before`: the last lines of the trace before each violation.
+    """
+
+    width_s: float
+    lanes: dict[str, Lane]
+    flying: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    different: list[int] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    before: list[list[str]] = field(default_factory=list)
+    trace_hash: str = ""
+    events: int = 0
+    frames: int = 0
+    messages: int = 0
+    bytes: int = 0
+
+
+def watch(task: Task, outcome: Outcome) -> Recording:
+    """Run what had this outcome once more, and watch it."""
+    recorder = Recorder(outcome)
+    with planted(task.plant):
+        again = simulate(task.scenario, task.seed, part=task.part, watch=recorder.attach)
+    recorder.end()
+    recorder.recording.trace_hash = again.trace_hash
+    return recorder.recording
+
+
+class Recorder:
+    """See the module. That a run is known already says how long it is, and when it fails."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        width_ns = int(outcome.seconds * SECOND) // BUCKETS + 1
+        self.recording = Recording(width_ns / SECOND, {})
+        self._width_ns = width_ns
+        self._numbers = {fault: number for number, fault in outcome.plan.items()}
+        self._ends = outcome.seconds
+        self._violations = [one.at for one in outcome.violations]
+        self._lines: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=LINES)
+        self._links: dict[SimLink, deque[int]] = {}
+        self._crashed: set[str] = set()
+        self._was_up: dict[str, int] = {}
+        self._bars: dict[int, Bar] = {}
+        self._world: World
+
+    def attach(self, world: World) -> None:
+        """Watch this world from its first event on."""
+        self._world = world
+        self.recording.lanes = {name: Lane() for name in world.names}
+        world.trace.watch = self.event
+        world.network.observer = self
+        world.watchers.append(self.journaled)
+
+    def event(self, words: tuple[object, ...]) -> None:
+        """Something happens now; what is seen has been so since the event before."""
+        now = self._world.now
+        self._reach(min(self._world.loop.now_ns // self._width_ns, BUCKETS - 1))
+        self.recording.events += 1
+        self._keep_lines(now)
+        self._lines.append((now, words))
+        kind = words[0]
+        if kind == "message":
+            return
+        self._look()
+        if kind == "crash":
+            self._crashed.add(str(words[1]).rpartition(".")[0])
+        elif kind == "start":
+            self._crashed.discard(str(words[1]).rpartition(".")[0])
+        elif kind in ("fault", "fault over") and isinstance(words[1], Fault):
+            self._fault(words[1], now, over=kind == "fault over")
+
+    def carried(self, link: SimLink, message: bytes | None) -> None:
+        """A message is on its way to this end of a link; None: the end of the stream."""
+        said = None if message is None else decode(message)
+        frames = len(said.frames) if isinstance(said, Frames) else 0
+        self._links.setdefault(link, deque()).append(frames)
+        if frames:
+            self._count_frames()
+
+    def arrived(self, link: SimLink) -> None:
+        """What was the first on its way to this end is there, or lost."""
+        on_the_way = self._links.get(link)
+        if on_the_way and on_the_way.popleft():
+            self._count_frames()
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """Frames are on a disk; their author's counts."""
+        del host
+        self.recording.frames += sum(frame.own for frame in frames)
+
+    def end(self) -> None:
+        """Nothing comes after this."""
+        world, seen = self._world, self.recording
+        self._keep_lines(float("inf"))
+        for values in (seen.flying, seen.held, seen.different):
+            values += values[-1:] * (BUCKETS - len(values))
+        for lane in seen.lanes.values():
+            lane.states += lane.states[-1:] * (BUCKETS - len(lane.states))
+            lane.lag += lane.lag[-1:] * (BUCKETS - len(lane.lag))
+        seen.messages, seen.bytes = world.network.messages, world.network.bytes
+
+    # ------------------------------------------------------------------ hosts
+
+    def _reach(self, bucket: int) -> None:
+        """Fill buckets up to this one with what is so now."""
+        seen = self.recording
+        missing = bucket + 1 - len(seen.different)
+        if missing <= 0:
+            return
+        self._look()
+        have = {host.name: _operations(host) for host in self._world.up}
+        known: dict[tuple[int, int], int] = {}
+        for operations in have.values():
+            for name, seq in operations.items():
+                known[name] = max(seq, known.get(name, 0))
+        total = sum(known.values())
+        states = self._states()
+        for host, lane in seen.lanes.items():
+            lane.lag += [total - sum(have[host].values()) if host in have else None] * missing
+            lane.states += [states[host]] * missing
+        seen.different += [len({frozenset(one.items()) for one in have.values()})] * missing
+        flying, held = self._in_flight()
+        seen.flying += [flying] * missing
+        seen.held += [held] * missing
+
+    def _look(self) -> None:
+        """Note what became of the hosts since the last event, in the bucket that it was in."""
+        states = self._states()
+        for name, lane in self.recording.lanes.items():
+            if lane.states and states[name] > lane.states[-1]:
+                lane.states[-1] = states[name]
+
+    def _states(self) -> dict[str, State]:
+        apart: dict[str, set[str]] = {}
+        for a, b in self._world.network.cuts:
+            apart.setdefault(a, set()).add(b)
+            apart.setdefault(b, set()).add(a)
+        return {
+            name: self._state(host, apart.get(name, set()))
+            for name, host in self._world.hosts.items()
+        }
+
+    def _state(self, host: Host, apart: set[str]) -> State:
+        run = host.run
+        if run is None and not host.runs:
+            return STARTING, ""
+        if run is None:
+            return (DOWN if host.name in self._crashed else STOPPED), ""
+        if run.life.suspended:
+            return PAUSED, ""
+        if not run.up:
+            return (CLOSING if self._was_up.get(host.name) == run.number else STARTING), ""
+        self._was_up[host.name] = run.number
+        if not apart:
+            return UP, ""
+        everybody = len(apart) == len(self._world.names) - 1
+        return (CUT if everybody else PARTLY), ", ".join(sorted(apart))
+
+    # ------------------------------------------------------------------ frames, faults, lines
+
+    def _in_flight(self) -> tuple[int, int]:
+        """Frames on their way, and frames that a cut holds. What goes to an end that is closed, or
+        whose process ended, goes nowhere.
+        """
+        flying = held = 0
+        for link in [one for one in self._links if one.closed or not one.owner.alive]:
+            del self._links[link]
+        for link, frames in self._links.items():
+            if link.held or self._world.network.is_cut(link.peer, link.owner.name):
+                held += sum(frames)
+            else:
+                flying += sum(frames)
+        return flying, held
+
+    def _count_frames(self) -> None:
+        """Note the most frames there are in the bucket that is now."""
+        seen = self.recording
+        if not seen.flying:
+            return
+        flying, held = self._in_flight()
+        seen.flying[-1] = max(seen.flying[-1], flying)
+        seen.held[-1] = max(seen.held[-1], held)
+
+    def _fault(self, fault: Fault, now: float, *, over: bool) -> None:
+        number = self._numbers[fault]
+        if not over:
+            self._bars[number] = Bar(number, fault, now, self._ends)
+            self.recording.bars.append(self._bars[number])
+        elif number in self._bars:
+            self._bars.pop(number).end = now
+
+    def _keep_lines(self, now: float) -> None:
+        """What came before each violation that has happened by now."""
+        kept, violations = self.recording.before, self._violations
+        while len(kept) < len(violations) and violations[len(kept)] < now:
+            kept.append([f"{at:.6f} {' '.join(map(str, words))}" for at, words in self._lines])
+
+
+def _operations(host: Host) -> dict[tuple[int, int], int]:
+    """How far the replica that is up there has each session of each shard."""
+    assert host.replica is not None
+    return {
+        (shard, session): seq
+        for shard, frontier in host.replica.frontier().items()
+        for session, seq in frontier.items()
+    }
