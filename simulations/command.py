@@ -43,12 +43,12 @@ class _Tally:
     command: str
     part: Part
     seeds: int = 0
+    last: Outcome | None = None
     simulated_s: float = 0.0
     violations: list[dict[str, Any]] = field(default_factory=list)
     failed: list[Outcome] = field(default_factory=list)
     marks: Counter[str] = field(default_factory=Counter)
     hashes: list[str] = field(default_factory=list)
-    last: Outcome | None = None
 
     def add(self, outcome: Outcome) -> None:
         """One more seed."""
@@ -85,14 +85,6 @@ class _Tally:
         _err(f"seed {failed.seed} is made smaller:")
         task, smaller = shrink(dataclasses.replace(like, seed=failed.seed), failed, _err)
         self.part, self.failed[0] = task.part, smaller
-
-    def report(self, path: Path, like: Task) -> None:
-        """Write the report of the first that failed, or else of the last."""
-        shown = self.failed[0] if self.failed else self.last
-        if shown is not None:
-            task = dataclasses.replace(like, seed=shown.seed, part=self.part)
-            write_report(path, task, shown, self.replay(shown))
-            _err(f"seed {shown.seed} is shown in {path}")
 
     @property
     def trace_hash(self) -> str:
@@ -131,9 +123,7 @@ def simulate_command(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a page that shows the first failing, or last, seed."
-        ),
+        typer.Option(metavar="FILE", help="Draw the first failing seed, or else the last one."),
     ] = None,
     list_all: Annotated[
         bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
@@ -160,33 +150,42 @@ def simulate_command(
         first, end = _bounds(seed, seeds)
         with planted(plant):
             pass  # only to learn whether there is one
-        if report is not None:
-            check_place(report)
+        check_place(report)
     except CallerError as error:
         _fail(str(error))
-    count = None if minutes is not None else end - first
-    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
     like = Task(chosen, 0, part, plant=plant)
     tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
     began = _CLOCK.monotonic()
-    with _progress(chosen, count) as tell:
-        for outcome in perform(
-            _tasks(like, wanted), min(jobs or os.cpu_count() or 1, count or 256)
-        ):
-            tally.add(outcome)
-            tell(tally)
+    wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
+    _run_all(like, wanted, tally, jobs)
     seconds = _CLOCK.monotonic() - began
-    if shrinking and tally.failed:
-        tally.shrink(like)
-    if report is not None:
-        tally.report(report, like)
+    _shrink_and_report(like, tally, report, shrinking=shrinking)
     missed = _missed(tally) if scenario == SOAK else []
     _conclude(chosen, tally, seconds, missed, as_json=as_json)
+
+
+def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> None:
+    count = len(seeds) if isinstance(seeds, range) else None
+    workers = min(jobs or os.cpu_count() or 1, count or 256)
+    with _progress(like.scenario, count) as tell:
+        for outcome in perform(_tasks(like, seeds), workers):
+            tally.add(outcome)
+            tell(tally)
 
 
 def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
     for number, seed in enumerate(seeds):
         yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
+
+
+def _shrink_and_report(like: Task, tally: _Tally, file: Path | None, *, shrinking: bool) -> None:
+    if shrinking and tally.failed:
+        tally.shrink(like)
+    shown = tally.failed[0] if tally.failed else tally.last
+    if file is not None and shown is not None:
+        task = dataclasses.replace(like, seed=shown.seed, part=tally.part)
+        write_report(file, task, shown, tally.replay(shown))
+        _err(f"seed {shown.seed} is drawn in {file}")
 
 
 def _missed(tally: _Tally) -> list[str]:

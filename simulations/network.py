@@ -210,8 +210,11 @@ class Observer(Protocol):
     def carried(self, link: SimLink, message: bytes | None) -> None:
         """A message is on its way to this end of a link; None: the end of the stream."""
 
+    def held(self, link: SimLink) -> None:
+        """What was the first on its way to this end came to a cut, and waits."""
+
     def arrived(self, link: SimLink) -> None:
-        """What was the first on its way to this end is there, or lost."""
+        """What was the first that waited, or was on its way to this end, is there, or lost."""
 
 
 class Network:
@@ -310,6 +313,8 @@ class Network:
             return
         if self._cuts[there.name, here.name] or link.held:
             link.held.append(message)
+            if self.observer is not None:
+                self.observer.held(link)
             return
         if self.observer is not None:
             self.observer.arrived(link)

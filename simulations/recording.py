@@ -28,8 +28,8 @@ from simulations.world import Host, World
 __all__ = ("BUCKETS", "STATES", "Bar", "Lane", "Recorder", "Recording", "watch")
 
 BUCKETS = 2_400
-LINES = 24
-"""How many lines of the trace are kept before a violation."""
+LINES = 12
+"""How many lines of the trace are kept before a violation, those of messages not counted."""
 
 STATES = ("up", "partly cut off", "cut off", "starting", "closing", "stopped", "paused", "down")
 """What a replica can be, the worst last: that is what a bucket shows."""
@@ -68,8 +68,9 @@ class Bar:
 @dataclass(slots=True)
 class Recording:
     """What was seen. Lists are by bucket, of `width_s` virtual seconds each: frames on their way
-    and frames held by cuts (the most there were), and how many different sets of operations the
-    replicas that are up had. `before`: the last lines of the trace before each violation.
+    and frames held by cuts (the most there were); of the replicas that were up, how many different
+    sets of operations they had, and how many operations some had and not all. `before`: the last
+    lines of the trace before each violation.
     """
 
     width_s: float
@@ -77,6 +78,7 @@ class Recording:
     flying: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     different: list[int] = field(default_factory=list)
+    apart: list[int] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     before: list[list[str]] = field(default_factory=list)
     trace_hash: str = ""
@@ -84,6 +86,14 @@ class Recording:
     frames: int = 0
     messages: int = 0
     bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Way:
+    """To one end of a link: the frames in each message on its way, and in each that a cut holds."""
+
+    flying: deque[int] = field(default_factory=deque)
+    held: deque[int] = field(default_factory=deque)
 
 
 def watch(task: Task, outcome: Outcome) -> Recording:
@@ -107,7 +117,8 @@ class Recorder:
         self._ends = outcome.seconds
         self._violations = [one.at for one in outcome.violations]
         self._lines: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=LINES)
-        self._links: dict[SimLink, deque[int]] = {}
+        self._ways: dict[SimLink, _Way] = {}
+        self._flying = self._held = 0
         self._crashed: set[str] = set()
         self._was_up: dict[str, int] = {}
         self._bars: dict[int, Bar] = {}
@@ -127,10 +138,10 @@ class Recorder:
         self._reach(min(self._world.loop.now_ns // self._width_ns, BUCKETS - 1))
         self.recording.events += 1
         self._keep_lines(now)
-        self._lines.append((now, words))
         kind = words[0]
-        if kind == "message":
+        if kind == "message":  # there are many, they say little, and nobody's state changes by one
             return
+        self._lines.append((now, words))
         self._look()
         if kind == "crash":
             self._crashed.add(str(words[1]).rpartition(".")[0])
@@ -140,18 +151,32 @@ class Recorder:
             self._fault(words[1], now, over=kind == "fault over")
 
     def carried(self, link: SimLink, message: bytes | None) -> None:
-        """A message is on its way to this end of a link; None: the end of the stream."""
+        """See `Observer.carried`."""
         said = None if message is None else decode(message)
         frames = len(said.frames) if isinstance(said, Frames) else 0
-        self._links.setdefault(link, deque()).append(frames)
-        if frames:
-            self._count_frames()
+        self._ways.setdefault(link, _Way()).flying.append(frames)
+        self._flying += frames
+        self._note_frames()
+
+    def held(self, link: SimLink) -> None:
+        """See `Observer.held`."""
+        way = self._ways.get(link)
+        if way is not None and way.flying:
+            frames = way.flying.popleft()
+            way.held.append(frames)
+            self._flying -= frames
+            self._held += frames
+            self._note_frames()
 
     def arrived(self, link: SimLink) -> None:
-        """What was the first on its way to this end is there, or lost."""
-        on_the_way = self._links.get(link)
-        if on_the_way and on_the_way.popleft():
-            self._count_frames()
+        """See `Observer.arrived`."""
+        way = self._ways.get(link)
+        if way is None:
+            return
+        if way.held:
+            self._held -= way.held.popleft()
+        elif way.flying:
+            self._flying -= way.flying.popleft()
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
         """Frames are on a disk; their author's counts."""
@@ -162,7 +187,7 @@ class Recorder:
         """Nothing comes after this."""
         world, seen = self._world, self.recording
         self._keep_lines(float("inf"))
-        for values in (seen.flying, seen.held, seen.different):
+        for values in (seen.flying, seen.held, seen.different, seen.apart):
             values += values[-1:] * (BUCKETS - len(values))
         for lane in seen.lanes.values():
             lane.states += lane.states[-1:] * (BUCKETS - len(lane.states))
@@ -189,9 +214,11 @@ class Recorder:
             lane.lag += [total - sum(have[host].values()) if host in have else None] * missing
             lane.states += [states[host]] * missing
         seen.different += [len({frozenset(one.items()) for one in have.values()})] * missing
-        flying, held = self._in_flight()
-        seen.flying += [flying] * missing
-        seen.held += [held] * missing
+        everywhere = sum(min(one.get(name, 0) for one in have.values()) for name in known)
+        seen.apart += [total - everywhere] * missing
+        self._forget_ended()
+        seen.flying += [self._flying] * missing
+        seen.held += [self._held] * missing
 
     def _look(self) -> None:
         """Note what became of the hosts since the last event, in the bucket that it was in."""
@@ -228,28 +255,19 @@ class Recorder:
 
     # ------------------------------------------------------------------ frames, faults, lines
 
-    def _in_flight(self) -> tuple[int, int]:
-        """Frames on their way, and frames that a cut holds. What goes to an end that is closed, or
-        whose process ended, goes nowhere.
-        """
-        flying = held = 0
-        for link in [one for one in self._links if one.closed or not one.owner.alive]:
-            del self._links[link]
-        for link, frames in self._links.items():
-            if link.held or self._world.network.is_cut(link.peer, link.owner.name):
-                held += sum(frames)
-            else:
-                flying += sum(frames)
-        return flying, held
+    def _forget_ended(self) -> None:
+        """What goes to an end that is closed, or whose process ended, goes nowhere."""
+        for link in [one for one in self._ways if one.closed or not one.owner.alive]:
+            way = self._ways.pop(link)
+            self._flying -= sum(way.flying)
+            self._held -= sum(way.held)
 
-    def _count_frames(self) -> None:
+    def _note_frames(self) -> None:
         """Note the most frames there are in the bucket that is now."""
         seen = self.recording
-        if not seen.flying:
-            return
-        flying, held = self._in_flight()
-        seen.flying[-1] = max(seen.flying[-1], flying)
-        seen.held[-1] = max(seen.held[-1], held)
+        if seen.flying:
+            seen.flying[-1] = max(seen.flying[-1], self._flying)
+            seen.held[-1] = max(seen.held[-1], self._held)
 
     def _fault(self, fault: Fault, now: float, *, over: bool) -> None:
         number = self._numbers[fault]

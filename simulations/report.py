@@ -22,10 +22,11 @@ __all__ = ("check_place", "compose", "figures", "write_report")
 PAGE = Path(__file__).with_name("report.html")
 
 
-def check_place(path: Path) -> None:
-    """Raise CallerError if no report can be written there."""
+def check_place(path: Path | None) -> None:
+    """Raise CallerError if no report can be written there; None: none is wanted."""
     try:
-        path.open("ab").close()
+        if path is not None:
+            path.open("ab").close()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CallerError(
@@ -76,6 +77,8 @@ def figures(task: Task, outcome: Outcome, seen: Recording, command: str) -> dict
         "flying": seen.flying,
         "held": seen.held,
         "different": seen.different,
+        "apart": seen.apart,
+        "kinds": list(KINDS),
         "faults": [
             bar.fault.plain()
             | {

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,14 +101,13 @@ def test_each_kind_of_fault_alone_leaves_a_mesh_that_heals(kind: str) -> None:
 
 
 def test_only_the_faults_that_are_kept_happen() -> None:
-    whole = simulate(SHORT, 1)
-    assert len(whole.plan) == 2
-    part = simulate(SHORT, 1, part=Part(faults=(2,)))
+    whole = next(one for one in map(partial(simulate, SHORT), range(50)) if len(one.plan) >= 2)
+    part = simulate(SHORT, whole.seed, part=Part(faults=(2,)))
     assert part.plan == {2: whole.plan[2]}
     fault = part.plan[2]
     assert str(fault).startswith(f"{fault.t:.3f}")
     assert Fault(**fault.plain()) == fault
-    assert simulate(SHORT, 1, part=Part(faults=())).plan == {}
+    assert simulate(SHORT, whole.seed, part=Part(faults=())).plan == {}
 
 
 def test_fewer_hosts_have_fewer_faults_and_fewer_writers_write_less() -> None:
