@@ -1,6 +1,7 @@
 """The report of one seed: one HTML page that has everything in it and fetches nothing.
 
-`report.html` beside this file is the page; it draws what stands in it as one JSON object.
+`report.html`, with its style and its script beside it, is the page. It draws what stands in it as
+one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from simulations.run import START_S, Outcome
 
 __all__ = ("check_place", "compose", "figures", "write_report")
 
-PAGE = Path(__file__).with_name("report.html")
+HERE = Path(__file__).parent
 
 
 def check_place(path: Path | None) -> None:
@@ -41,9 +42,16 @@ def write_report(path: Path, task: Task, outcome: Outcome, command: str) -> None
 
 def compose(data: dict[str, Any]) -> str:
     """The page that shows this."""
-    # In a script nothing ends it but "</script"; there is no "<" left.
+    # A script ends where a "<" stands at the wrong place: there is none.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return PAGE.read_text("utf-8").replace("{{data}}", text)
+    page = (HERE / "report.html").read_text("utf-8")
+    for name, part in {
+        "style": (HERE / "report.css").read_text("utf-8"),
+        "script": (HERE / "report.js").read_text("utf-8"),
+        "data": text,  # last: nothing in it is a place for anything
+    }.items():
+        page = page.replace("{{" + name + "}}", part)
+    return page
 
 
 def figures(task: Task, outcome: Outcome, seen: Recording, command: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from itertools import pairwise
@@ -13,14 +14,15 @@ from typing import Any
 import pytest
 
 from mesh.cli import run
+from mesh.replica import Replica
 from persistence.base import FrameRecord
 from simulations.batch import Task, perform_one
 from simulations.planted import planted
 from simulations.recording import BUCKETS, CUT, DOWN, LINES, PARTLY, PAUSED, UP, Recording, watch
 from simulations.report import figures, write_report
 from simulations.run import START_S, Outcome, simulate
-from simulations.scenarios import SCENARIOS
-from simulations.world import World
+from simulations.scenarios import SCENARIOS, Scenario
+from simulations.world import Host, World
 from tests.simulations.browser import show
 
 COMMAND = "mesh simulate swarm --seed 1 & <more>"
@@ -254,6 +256,32 @@ def test_words_of_the_run_are_no_part_of_the_page(page: Path) -> None:
     assert text.count("</script>") == 2
     assert text.count("http") == text.count("http-equiv")
     assert "default-src 'none'" in text
+
+
+def test_a_run_that_ends_early_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
+    async def escapes(host: Host, replica: Replica) -> None:
+        del host, replica
+        await asyncio.sleep(1.5)
+        await asyncio.open_connection("127.0.0.1", 9)
+
+    scenario = Scenario("escape", "</script>", replicas=2, fault_s=4.0, agents=(escapes,))
+    task = Task(scenario, 1)
+    outcome = perform_one(task)
+    assert [one.invariant for one in outcome.violations] == ["Escaped"]
+    write_report(tmp_path / "r.html", task, outcome, COMMAND)
+    shown = show(tmp_path / "r.html", tmp_path / "profile")
+    assert shown.text["healed"] == "never"
+    assert shown.text["meaning"] == "</script>"
+    assert shown.number("seconds") == pytest.approx(outcome.seconds, abs=0.001)
+    assert "Escaped" in shown.text["chart"]
+
+
+def test_a_browser_that_is_missing_fails_the_test_and_names_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.fail.Exception, match="make system"):
+        show(tmp_path / "r.html", tmp_path)
 
 
 # ---------------------------------------------------------------------- the command
