@@ -315,7 +315,7 @@ def _list() -> None:
         typer.echo(f"  {name:18} {kind.meaning}")
     typer.echo("planted bugs:")
     for name, bug in PLANTS.items():
-        typer.echo(f"  {name:22} {bug.meaning}")
+        typer.echo(f"  {name:22} {bug.meaning} ({bug.scenario})")
 
 
 def _err(line: str) -> None:

@@ -53,6 +53,7 @@ class Fault:
 class Kind:
     """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
     ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
+    `breaks`: alarms and invariants that it breaks until all agree; they are not judged then.
     """
 
     meaning: str
@@ -60,6 +61,7 @@ class Kind:
     lasts: tuple[float, float]
     begin: Callable[[World, tuple[str, ...]], Undo]
     scarce: bool = False
+    breaks: frozenset[str] = frozenset()
 
 
 def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float) -> list[Fault]:
@@ -323,6 +325,13 @@ def _disk(attribute: str, during: object, after: object) -> Any:
     return begin
 
 
+def _rot(world: World, targets: tuple[str, ...]) -> Undo:
+    rng = world.chance("rot", world.now)
+    for name in targets:
+        world.hosts[name].rot(rng)
+    return _nothing
+
+
 def _step_clock(world: World, targets: tuple[str, ...]) -> Undo:
     rng = world.chance("clock", world.now)
     for name in targets:
@@ -342,6 +351,8 @@ def _blind(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
+ROT = "rot"
+"""Where it may happen less can be judged: it is a scenario of its own."""
 KINDS: Mapping[str, Kind] = {
     "halves": Kind("The network falls into two parts.", _halves, (0.3, 15), _cut),
     "isolate": Kind("One host is cut off from all others.", _isolate, (0.3, 15), _cut),
@@ -384,6 +395,10 @@ KINDS: Mapping[str, Kind] = {
         scarce=True,
     ),
     "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
+    ROT: Kind(
+        "A value in a replica's memory turns into another.", _one, (0.1, 0.2), _rot,
+        breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),
+    ),
 }  # fmt: skip
 """All there are, by name."""
 

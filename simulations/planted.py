@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import mesh.recovery as recovery
 from crdt.errors import CallerError
 from crdt.operation import Transaction
+from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
 from mesh.inbox import Arrival, Inbox
+from mesh.repair import Comparison
 from mesh.shards import ShardHost, TakenSnapshot
 from persistence.base import FrameRecord
 from persistence.identity import Identity
@@ -31,13 +32,14 @@ __all__ = ("PLANTS", "Plant", "planted")
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A bug: what is wrong, which checkers may be the first to notice, and the patches
-    [(class or module, name, made from what was there)].
+    """A bug: what is wrong, which checkers may be the first to notice, the patches [(class or
+    module, name, made from what was there)], and the scenario that shows it.
     """
 
     meaning: str
     found_by: tuple[str, ...]
     patches: Sequence[tuple[Any, str, Callable[[Any], Any]]]
+    scenario: str = "swarm"
 
 
 @contextmanager
@@ -148,6 +150,14 @@ def _never_compares(real: Any) -> Any:
     return compare
 
 
+def _looks_at_frontiers(real: Any) -> Any:
+    def compare(mine: Any, theirs: Any) -> Comparison:
+        found: Comparison = real(mine, theirs)
+        return Comparison.EQUAL if found is Comparison.CORRUPT else found
+
+    return compare
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -188,6 +198,12 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a peer has more.",
         ("Converged",),
         [(Exchange, "_compare", _never_compares)],
+    ),
+    "frontiers-only": Plant(
+        "Anti-entropy compares frontiers, and no digests.",
+        ("Converged",),
+        [(exchange, "compare", _looks_at_frontiers)],
+        "rot",
     ),
 }
 """All there are, by name."""

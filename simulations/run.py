@@ -157,6 +157,7 @@ class _Performance:
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
         for checker in self._checkers:
+            checker.tolerated = scenario.tolerated
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
@@ -234,7 +235,10 @@ class _Performance:
 
 
 def _agree(world: World) -> bool:
-    """Whether all replicas have the same operations, in memory and on disk."""
+    """Whether all replicas have the same operations, in memory and on disk, and the same state."""
     replicas = world.replicas()
     first = replicas[0].frontier()
-    return all(one.frontier() == first and one.journaled() == first for one in replicas)
+    return (
+        all(one.frontier() == first and one.journaled() == first for one in replicas)
+        and len({tuple(one.digest().values()) for one in replicas}) == 1
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations.faults import CRASHES, KINDS, NETWORK
+from simulations.faults import CRASHES, KINDS, NETWORK, ROT
 from simulations.network import Conditions
 from simulations.workload import Load
 
@@ -44,6 +44,11 @@ class Scenario:
     agents: tuple[Agent, ...] = ()
     invariants: tuple[Callable[[World], None], ...] = ()
 
+    @property
+    def tolerated(self) -> frozenset[str]:
+        """Alarms and invariants that are not judged, for these faults break them for a while."""
+        return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds))
+
 
 SCENARIOS: Mapping[str, Scenario] = {
     one.name: one
@@ -52,7 +57,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("partition", "The network falls apart, in every shape.", NETWORK),
         Scenario("crash", "Processes are killed, hosts go dark, disks fail.", CRASHES),
         Scenario("swarm", "Everything that can go wrong, in another mix each time.",
-                 tuple(KINDS), swarm=True),
+                 tuple(kind for kind in KINDS if kind != ROT), swarm=True),
+        Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
+                 (ROT, "halves", "kill")),
     )
 }  # fmt: skip
 """The ready ones, by name."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from mesh.replica import Replica
 from simulations.batch import TWICE_EVERY, Task, perform_one
-from simulations.faults import CRASHES, KINDS, NETWORK, chosen_kinds
+from simulations.faults import CRASHES, NETWORK, chosen_kinds
 from simulations.run import Outcome
-from simulations.scenarios import Scenario
+from simulations.scenarios import SCENARIOS, Scenario
 from simulations.world import Host, World
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def partition_test(
     raises is what is wrong. That all replicas agree, and all else that a mesh promises, is judged
     in any case. Raises CallerError for a fault that there is not.
     """
-    kinds = GROUPS.get(faults) or chosen_kinds(faults, tuple(KINDS))
+    kinds = GROUPS.get(faults) or chosen_kinds(faults, SCENARIOS["swarm"].kinds)
 
     def decorate(
         agent: Callable[[Replica], Awaitable[None]],

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, copy_context
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from crdt.errors import MeshError
@@ -235,6 +236,29 @@ class Host:
         self.disk.lose()
         self.losses += 1
         self.tell("disk.lost")
+
+    def rot(self, rng: random.Random) -> None:
+        """In memory, one document's value takes the place of another's."""
+        if self.replica is None:
+            return
+        for shard in self.replica._started().core.hosts:
+            held: dict[bytes, list[tuple[str, int, int, bytes]]] = {}
+            for document in sorted(shard.lattice.documents()):
+                for path, entries in sorted(shard.lattice.under(document, b"")):
+                    held.setdefault(path, []).extend((document, *entry) for entry in entries)
+            pairs = [
+                (one, other)
+                for same in held.values()
+                for one, other in pairwise(same)
+                if one[3] != other[3]
+            ]
+            if pairs:
+                (document, session, seq, _), other = rng.choice(pairs)
+                path = next(path for path, same in held.items() if other in same)
+                shard.lattice._store.overwrite(document, path, session, seq, other[3])
+                shard._changed = True
+                self.tell("memory.rotten", document=document, session=session, seq=seq)
+                return
 
     def restore(self, backup: MemoryJournal) -> None:
         """A crash after which the disk is an old copy of itself."""
