@@ -135,7 +135,7 @@ class Recorder:
     def event(self, words: tuple[object, ...]) -> None:
         """Something happens now; what is seen has been so since the event before."""
         now = self._world.now
-        self._reach(min(self._world.loop.now_ns // self._width_ns, BUCKETS - 1))
+        self._reach_now()
         self.recording.events += 1
         self._keep_lines(now)
         kind = words[0]
@@ -151,15 +151,23 @@ class Recorder:
             self._fault(words[1], now, over=kind == "fault over")
 
     def carried(self, link: SimLink, message: bytes | None) -> None:
-        """See `Observer.carried`."""
+        """See `Observer.carried`. What processes say when the world is over, nobody sees."""
+        if not self._world.trace.open:
+            return
+        self.recording.messages += 1
+        self.recording.bytes += len(message or b"")
         said = None if message is None else decode(message)
         frames = len(said.frames) if isinstance(said, Frames) else 0
+        self._reach_now()
         self._ways.setdefault(link, _Way()).flying.append(frames)
         self._flying += frames
         self._note_frames()
 
     def held(self, link: SimLink) -> None:
         """See `Observer.held`."""
+        if not self._world.trace.open:
+            return
+        self._reach_now()
         way = self._ways.get(link)
         if way is not None and way.flying:
             frames = way.flying.popleft()
@@ -185,20 +193,20 @@ class Recorder:
 
     def end(self) -> None:
         """Nothing comes after this."""
-        world, seen = self._world, self.recording
+        seen = self.recording
         self._keep_lines(float("inf"))
         for values in (seen.flying, seen.held, seen.different, seen.apart):
             values += values[-1:] * (BUCKETS - len(values))
         for lane in seen.lanes.values():
             lane.states += lane.states[-1:] * (BUCKETS - len(lane.states))
             lane.lag += lane.lag[-1:] * (BUCKETS - len(lane.lag))
-        seen.messages, seen.bytes = world.network.messages, world.network.bytes
 
     # ------------------------------------------------------------------ hosts
 
-    def _reach(self, bucket: int) -> None:
-        """Fill buckets up to this one with what is so now."""
+    def _reach_now(self) -> None:
+        """Fill the buckets that have begun with what is so now."""
         seen = self.recording
+        bucket = min(self._world.loop.now_ns // self._width_ns, BUCKETS - 1)
         missing = bucket + 1 - len(seen.different)
         if missing <= 0:
             return
@@ -265,9 +273,8 @@ class Recorder:
     def _note_frames(self) -> None:
         """Note the most frames there are in the bucket that is now."""
         seen = self.recording
-        if seen.flying:
-            seen.flying[-1] = max(seen.flying[-1], self._flying)
-            seen.held[-1] = max(seen.held[-1], self._held)
+        seen.flying[-1] = max(seen.flying[-1], self._flying)
+        seen.held[-1] = max(seen.held[-1], self._held)
 
     def _fault(self, fault: Fault, now: float, *, over: bool) -> None:
         number = self._numbers[fault]

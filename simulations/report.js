@@ -252,8 +252,7 @@ function flights() {
 }
 
 function divergence() {
-  head("Divergence", `${key("apart")} operations that some have and not all; above, in how many ` +
-    "different states replicas are (the stronger the more)");
+  head("Divergence", `${key("apart")} operations not all have; above: how many different states`);
   const states = Math.max(2, greatest(run.different)), most = Math.max(1, greatest(run.apart));
   let from = LEFT, last = null;
   for (const [px, value] of [...pixels(run.different), [width - RIGHT, null]]) {

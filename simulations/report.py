@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,29 @@ HERE = Path(__file__).parent
 
 def check_place(path: Path | None) -> None:
     """Raise CallerError if no report can be written there; None: none is wanted."""
-    try:
-        if path is not None:
+    if path is not None:
+        with _named(path):
             path.open("ab").close()
+
+
+def write_report(path: Path, task: Task, outcome: Outcome, command: str) -> None:
+    """Run once more what had this outcome, and write its report. `command` runs it again. Raises
+    CallerError if it can't be written.
+    """
+    page = compose(figures(task, outcome, watch(task, outcome), command))
+    with _named(path):
+        path.write_text(page, "utf-8")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CallerError(
             f"--report {path}: {reason}; name a file in a folder that is there and can be written"
         ) from None
-
-
-def write_report(path: Path, task: Task, outcome: Outcome, command: str) -> None:
-    """Run once more what had this outcome, and write its report. `command` runs it again."""
-    path.write_text(compose(figures(task, outcome, watch(task, outcome), command)), "utf-8")
 
 
 def compose(data: dict[str, Any]) -> str:

@@ -69,15 +69,19 @@ def test_watching_changes_nothing(scenario: str) -> None:
 def test_what_is_counted_is_what_happened(task: Task, outcome: Outcome, seen: Recording) -> None:
     worlds: list[World] = []
     own: list[FrameRecord] = []
+    sent: list[tuple[int, int]] = []
 
     def attach(world: World) -> None:
         worlds.append(world)
         world.watchers.append(lambda _, frames: own.extend(one for one in frames if one.own))
 
-    simulate(task.scenario, task.seed, watch=attach)
+    def count(world: World) -> None:
+        sent.append((world.network.messages, world.network.bytes))
+
+    simulate(dataclasses.replace(task.scenario, invariants=(count,)), task.seed, watch=attach)
     world = worlds[0]
-    assert seen.messages == world.network.messages > 0
-    assert seen.bytes == world.network.bytes > 0
+    assert (seen.messages, seen.bytes) == sent[0]
+    assert seen.messages > 100
     assert seen.events == world.trace.events > 0
     assert seen.frames == len(own) > 0
     assert list(seen.lanes) == world.names
@@ -132,7 +136,7 @@ def test_a_cut_off_replica_names_those_it_does_not_reach_and_falls_behind() -> N
 
 def test_in_the_end_all_agree_and_nothing_is_held(seen: Recording) -> None:
     assert seen.different[-1] == 1
-    assert seen.apart[-1] == seen.held[-1] == 0
+    assert seen.apart[-1] == seen.held[-1] == seen.flying[-1] == 0
     assert {lane.lag[-1] for lane in seen.lanes.values()} == {0}
 
 
@@ -195,6 +199,8 @@ def test_a_browser_shows_the_numbers_of_the_run(
     assert shown.number("seconds") == pytest.approx(outcome.seconds, abs=0.001)
     assert shown.number("healed") == pytest.approx(outcome.healed_s, abs=0.06)
     assert shown.text["verdict"] == "held"
+    (warning,) = [one for one in shown.elements if one.get("id") == "differs"]
+    assert "hidden" in warning
     assert shown.text["title"] == f"swarm, seed {outcome.seed}"
     assert shown.text["command"] == COMMAND
     assert "violated" not in {one.get("class") for one in shown.elements}
@@ -274,6 +280,23 @@ def test_a_run_that_ends_early_is_drawn_as_far_as_it_came(tmp_path: Path) -> Non
     assert shown.text["meaning"] == "</script>"
     assert shown.number("seconds") == pytest.approx(outcome.seconds, abs=0.001)
     assert "Escaped" in shown.text["chart"]
+
+
+def test_a_seed_that_differs_from_itself_is_not_passed_off_as_the_one_judged(
+    tmp_path: Path,
+) -> None:
+    draws = iter(range(100))
+
+    async def unsteady(host: Host, replica: Replica) -> None:
+        del replica
+        await asyncio.sleep(1 + next(draws) / 100)
+        host.tell("replica.closed")
+
+    task = Task(Scenario("unsteady", "", replicas=2, fault_s=3.0, agents=(unsteady,)), 1)
+    write_report(tmp_path / "r.html", task, perform_one(task), COMMAND)
+    shown = show(tmp_path / "r.html", tmp_path / "profile")
+    (warning,) = [one for one in shown.elements if one.get("id") == "differs"]
+    assert "hidden" not in warning
 
 
 def test_a_browser_that_is_missing_fails_the_test_and_names_the_cure(
