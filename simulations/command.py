@@ -24,8 +24,8 @@ from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
 from simulations.faults import KINDS, chosen_kinds
 from simulations.planted import PLANTS, planted
-from simulations.report import page
-from simulations.run import Outcome, Part, simulate
+from simulations.report import check_place, write_report
+from simulations.run import Outcome, Part
 from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
 from simulations.shrinking import shrink
 
@@ -43,7 +43,7 @@ class _Tally:
     command: str
     part: Part
     seeds: int = 0
-    last: int = 0
+    last: Outcome | None = None
     simulated_s: float = 0.0
     violations: list[dict[str, Any]] = field(default_factory=list)
     failed: list[Outcome] = field(default_factory=list)
@@ -53,7 +53,7 @@ class _Tally:
     def add(self, outcome: Outcome) -> None:
         """One more seed."""
         self.seeds += 1
-        self.last = outcome.seed
+        self.last = outcome
         self.simulated_s += outcome.seconds
         self.hashes.append(outcome.trace_hash)
         self.marks.update(outcome.marks)
@@ -150,6 +150,7 @@ def simulate_command(
         first, end = _bounds(seed, seeds)
         with planted(plant):
             pass  # only to learn whether there is one
+        check_place(report)
     except CallerError as error:
         _fail(str(error))
     like = Task(chosen, 0, part, plant=plant)
@@ -158,10 +159,7 @@ def simulate_command(
     wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
     _run_all(like, wanted, tally, jobs)
     seconds = _CLOCK.monotonic() - began
-    if shrinking and tally.failed:
-        tally.shrink(like)
-    if report is not None:
-        _report(report, dataclasses.replace(like, part=tally.part), tally)
+    _shrink_and_report(like, tally, report, shrinking=shrinking)
     missed = _missed(tally) if scenario == SOAK else []
     _conclude(chosen, tally, seconds, missed, as_json=as_json)
 
@@ -180,15 +178,14 @@ def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
         yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
 
 
-def _report(file: Path, like: Task, tally: _Tally) -> None:
-    seed = tally.failed[0].seed if tally.failed else tally.last
-    with planted(like.plant):
-        outcome = simulate(like.scenario, seed, part=like.part, observe=True)
-    text = page(like.scenario.name, outcome, tally.replay(outcome))
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _fail(f"--report {file}: {error.strerror}; name a file that can be written")
+def _shrink_and_report(like: Task, tally: _Tally, file: Path | None, *, shrinking: bool) -> None:
+    if shrinking and tally.failed:
+        tally.shrink(like)
+    shown = tally.failed[0] if tally.failed else tally.last
+    if file is not None and shown is not None:
+        task = dataclasses.replace(like, seed=shown.seed, part=tally.part)
+        write_report(file, task, shown, tally.replay(shown))
+        _err(f"seed {shown.seed} is drawn in {file}")
 
 
 def _missed(tally: _Tally) -> list[str]:

@@ -19,13 +19,14 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from typing import Protocol
 
 from crdt.errors import CallerError, ServiceError
 from mesh.environment import Link, LinkClosed
 from simulations.loop import SECOND, SimLoop
 from simulations.trace import Trace
 
-__all__ = ("Conditions", "Network", "SimLink", "SimTransport", "Unreachable")
+__all__ = ("Conditions", "Network", "Observer", "SimLink", "SimTransport", "Unreachable")
 
 CONNECT_S = 5.0
 """How long a dial waits for an answer that never comes."""
@@ -203,6 +204,19 @@ async def _serve(accept: Callable[[Link], Awaitable[None]], link: Link) -> None:
     await accept(link)
 
 
+class Observer(Protocol):
+    """Somebody who is told what is on its way, and must change nothing."""
+
+    def carried(self, link: SimLink, message: bytes | None) -> None:
+        """A message is on its way to this end of a link; None: the end of the stream."""
+
+    def held(self, link: SimLink) -> None:
+        """What was the first on its way to this end came to a cut, and waits."""
+
+    def arrived(self, link: SimLink) -> None:
+        """What was the first that waited, or was on its way to this end, is there, or lost."""
+
+
 class Network:
     """Who listens where, how long everything takes, and which ways are cut."""
 
@@ -221,6 +235,7 @@ class Network:
         self._transports: list[SimTransport] = []
         self._cuts: Counter[tuple[str, str]] = Counter()
         self._context = Context()
+        self.observer: Observer | None = None
         self.messages = 0
         self.bytes = 0
 
@@ -286,6 +301,8 @@ class Network:
         target.arrives = at = max(at, target.arrives)
         self.messages += 1
         self.bytes += 0 if message is None else len(message)
+        if self.observer is not None:
+            self.observer.carried(target, message)
         self.loop.call_at_ns(at, self._arrive, target, message, context=self._context)
 
     def _arrive(self, link: SimLink, message: bytes | None) -> None:
@@ -296,7 +313,11 @@ class Network:
             return
         if self._cuts[there.name, here.name] or link.held:
             link.held.append(message)
+            if self.observer is not None:
+                self.observer.held(link)
             return
+        if self.observer is not None:
+            self.observer.arrived(link)
         if link.closed:
             return
         if message is None:
@@ -324,6 +345,11 @@ class Network:
     def is_cut(self, source: str, target: str) -> bool:
         """Whether nothing from `source` reaches `target`."""
         return self._cuts[source, target] > 0
+
+    @property
+    def cuts(self) -> list[tuple[str, str]]:
+        """The ways that are cut: from a to b."""
+        return list(self._cuts)
 
     def cut(self, ways: Iterable[tuple[str, str]]) -> None:
         """From now on nothing goes these ways."""

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
@@ -17,7 +18,6 @@ from simulations.hosts import drawn
 from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
-from simulations.report import Observer, Sample
 from simulations.scenarios import Scenario
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
@@ -58,8 +58,6 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     lines: list[str] | None = None
-    samples: list[Sample] = field(default_factory=list)
-    faults_at: float = START_S
 
 
 def simulate(
@@ -68,9 +66,9 @@ def simulate(
     *,
     part: Part = WHOLE,
     keep_trace: bool = False,
-    observe: bool = False,
+    watch: Callable[[World], None] | None = None,
 ) -> Outcome:
-    """Run one seed, or a part of it. `observe`: with the samples that a report is made of."""
+    """Run one seed, or a part of it. `watch` gets the world before it begins."""
     scenario = drawn_scenario(scenario, seed)
     world = World(
         seed,
@@ -81,8 +79,10 @@ def simulate(
         conditions=scenario.weather,
         keep_trace=keep_trace,
     )
+    if watch is not None:
+        watch(world)
     outcome = Outcome(seed, plan=_plan(scenario, world, part))
-    performance = _Performance(scenario, world, outcome, part, observe=observe)
+    performance = _Performance(scenario, world, outcome, part)
     try:
         world.run(performance.play)
     except (Escaped, Livelock, Deadlock) as error:
@@ -139,9 +139,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
 class _Performance:
     """A scenario being played in a world."""
 
-    def __init__(
-        self, scenario: Scenario, world: World, outcome: Outcome, part: Part, *, observe: bool
-    ) -> None:
+    def __init__(self, scenario: Scenario, world: World, outcome: Outcome, part: Part) -> None:
         self._scenario = scenario
         self._world = world
         self._outcome = outcome
@@ -158,10 +156,6 @@ class _Performance:
             )
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
-        if observe:
-            observer = Observer(world)
-            self._checkers.append(observer)
-            outcome.samples = observer.samples
         for checker in self._checkers:
             checker.tolerated = scenario.tolerated
             # Only those that listen are told.

@@ -6,7 +6,7 @@ they parted; they are kept only if asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import zip_longest
 
@@ -24,6 +24,8 @@ class Trace:
         self.lines: list[str] | None = [] if keep else None
         self.events = 0
         self.open = True
+        self.watch: Callable[[tuple[object, ...]], None] | None = None
+        """Told of each event before anything else happens; must change nothing."""
 
     def __repr__(self) -> str:
         return f"<Trace of {self.events} events>"
@@ -37,6 +39,8 @@ class Trace:
         self._hash.update(line.encode())
         if self.lines is not None:
             self.lines.append(line[:-1])
+        if self.watch is not None:
+            self.watch(words)
 
     @property
     def hash(self) -> str:
