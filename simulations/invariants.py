@@ -299,9 +299,16 @@ class LogComplete(Checker):
         super().__init__(world)
         self._read: Counter[int] = Counter()
         self._have: dict[int, dict[int, Spans]] = {}
+        self._owed: dict[str, list[FrameRecord]] = {}
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`. An author keeps a frame until the log has it."""
+        self._owed.setdefault(host.name, []).extend(frame for frame in frames if frame.own)
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
+        if kind in ("disk.lost", "disk.restored"):
+            self._owed.pop(host, None)
         if kind == "acknowledged" and fields["level"] == Durability.LOG:
             shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
             lacks = self._spans(shard, session).lacking(1, seq)
@@ -317,14 +324,14 @@ class LogComplete(Checker):
             self.wrong(lack)
 
     def lacking(self) -> list[str]:
-        """Frames that are on a disk and not in the log, in words."""
+        """Frames that are, or were, on a disk and not in the log, in words."""
         found = []
         for host in self.world.hosts.values():
-            for frame in host.disk.frames():
+            for frame in (*host.disk.frames(), *self._owed.get(host.name, ())):
                 spans = self._spans(frame.shard, frame.session)
                 if spans.lacking(frame.first, frame.last):
                     found.append(
-                        f"{host.name} has seq {frame.first} to {frame.last} of session "
+                        f"{host.name} journaled seq {frame.first} to {frame.last} of session "
                         f"{frame.session} in shard {frame.shard}, and the log has not"
                     )
         return found

@@ -52,7 +52,7 @@ class Scenario:
         return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds))
 
 
-SERVICE_SETTINGS: Mapping[str, Any] = {
+SERVICE_SETTINGS: dict[str, Any] = {
     "kafka__upload_after_s": 2.0,
     "postgres__checkpoint_interval_s": 2.0,
     "postgres__lease_s": 4.0,
@@ -68,7 +68,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("swarm", "Everything that can go wrong, in another mix each time.",
                  tuple(kind for kind in KINDS if kind != ROT), swarm=True),
         Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
-                 (*SERVICE, *NETWORK, *CRASHES), settings=SERVICE_SETTINGS, services=SERVICES),
+                 (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
+                 settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
     )
