@@ -16,6 +16,7 @@ from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
 from persistence.base import FrameRecord, Journal, SnapshotRecord, StorageError
+from persistence.limits import MAX_READ_FRAMES
 from persistence.memory import MemoryJournal
 from simulations.loop import SECOND, SimLoop
 from simulations.trace import Trace
@@ -66,6 +67,10 @@ class Disk:
     def copy(self) -> MemoryJournal:
         """A backup of what is on it now."""
         return copy.deepcopy(self.platter)
+
+    def frames(self) -> list[FrameRecord]:
+        """All that are on it now."""
+        return [frame for _, frame in _at_once(self.platter.replay(0, MAX_READ_FRAMES))]
 
     def restore(self, backup: MemoryJournal) -> None:
         """What is on it is this backup."""

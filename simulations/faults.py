@@ -17,8 +17,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
+from simulations import misfortunes
+from simulations.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
+    from simulations.services import Services
     from simulations.world import World
 
 __all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch")
@@ -54,6 +57,7 @@ class Kind:
     """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
     ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
     `breaks`: alarms and invariants that it breaks until all agree; they are not judged then.
+    `service`: the one that it hits, where a world has it.
     """
 
     meaning: str
@@ -62,15 +66,19 @@ class Kind:
     begin: Callable[[World, tuple[str, ...]], Undo]
     scarce: bool = False
     breaks: frozenset[str] = frozenset()
+    service: str = ""
 
 
-def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float) -> list[Fault]:
-    """A plan: some of these kinds, at drawn moments of so many seconds, all over at the end.
+def draw(
+    rng: random.Random, names: Names, kinds: Iterable[str], seconds: float, services: Names = ()
+) -> list[Fault]:
+    """A plan: some of these kinds, at drawn moments of so many seconds, all over at the end. Of the
+    kinds that hit services those of services there are; what parts hosts parts these from them.
 
     Swarm style: each plan has another choice of kinds and another density, for what always happens
     together hides what happens alone.
     """
-    allowed = list(kinds)
+    allowed = [one for one in kinds if KINDS[one].service in ("", *services)]
     if not allowed:
         return []
     chosen = sorted(rng.sample(allowed, rng.randint(1, len(allowed))), key=allowed.index)
@@ -81,7 +89,7 @@ def draw(rng: random.Random, names: Names, kinds: Iterable[str], seconds: float)
     while (at := at + rng.expovariate(1 / mean)) < seconds - 1.0:
         name = rng.choice(chosen)
         kind = KINDS[name]
-        targets = kind.targets(rng, names)
+        targets = kind.targets(rng, [*names, *services] if kind.targets in _WAYS else names)
         shortest, longest = kind.lasts
         until = min(at + shortest * (longest / shortest) ** rng.random(), seconds)
         if targets and not (kind.scarce and spent):
@@ -179,6 +187,14 @@ def _some(rng: random.Random, names: Names) -> tuple[str, ...]:
 def _everybody(rng: random.Random, names: Names) -> tuple[str, ...]:
     del rng
     return tuple(names)
+
+
+def _service(name: str) -> Callable[[random.Random, Names], tuple[str, ...]]:
+    return lambda rng, names: (name,)  # noqa: ARG005 - it is always this one
+
+
+_WAYS = (_halves, _isolate, _one_way, _bridge, _ring, _pair)
+"""Whose targets are ways."""
 
 
 # ---------------------------------------------------------------------- what it does
@@ -351,6 +367,27 @@ def _blind(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
+def _down(world: World, targets: tuple[str, ...]) -> Undo:
+    servers = [world.services.server(name) for name in targets]
+    for server in servers:
+        server.stop()
+
+    def end() -> None:
+        for server in servers:
+            server.start()
+
+    return end
+
+
+def _service_fault(
+    befall: Callable[[Services, random.Random], Undo],
+) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        return befall(world.services, world.chance("service", *targets, world.now))
+
+    return begin
+
+
 ROT = "rot"
 """Where it may happen less can be judged: it is a scenario of its own."""
 KINDS: Mapping[str, Kind] = {
@@ -395,6 +432,49 @@ KINDS: Mapping[str, Kind] = {
         scarce=True,
     ),
     "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
+    "bus-down": Kind("The bus is away.", _service(BUS), (0.3, 10), _down, service=BUS),
+    "bus-flushed": Kind(
+        "The bus loses all its data.", _service(BUS), (0.1, 0.2),
+        _service_fault(misfortunes.flushed), service=BUS,
+    ),
+    "bus-failover": Kind(
+        "A copy of the bus takes over, which lacks the newest entries.", _service(BUS), (0.1, 0.2),
+        _service_fault(misfortunes.failed_over), service=BUS,
+    ),
+    "bus-trimmed": Kind(
+        "The bus drops old entries early.", _service(BUS), (0.1, 0.2),
+        _service_fault(misfortunes.trimmed), service=BUS,
+    ),
+    "bus-full": Kind(
+        "The bus is out of memory and takes nothing.", _service(BUS), (0.3, 10),
+        _service_fault(misfortunes.full), service=BUS,
+    ),
+    "log-down": Kind("The event log is away.", _service(LOG), (0.3, 10), _down, service=LOG),
+    "log-slow": Kind(
+        "The event log takes its time for everything.", _service(LOG), (1, 10),
+        _service_fault(misfortunes.slow_log), service=LOG,
+    ),
+    "log-unacknowledged": Kind(
+        "An append fails of which all, or a part, is in the log.", _service(LOG), (0.1, 0.2),
+        _service_fault(misfortunes.unacknowledged), service=LOG,
+    ),
+    "log-twice": Kind(
+        "Everything comes into the log twice.", _service(LOG), (0.5, 8),
+        _service_fault(misfortunes.twice), service=LOG,
+    ),
+    "checkpoints-down": Kind(
+        "The checkpoint store is away.", _service(CHECKPOINTS), (0.3, 10), _down,
+        service=CHECKPOINTS,
+    ),
+    "checkpoints-slow": Kind(
+        "The checkpoint store takes its time for everything.", _service(CHECKPOINTS), (1, 10),
+        _service_fault(misfortunes.slow_checkpoints), service=CHECKPOINTS,
+    ),
+    "checkpoints-unanswered": Kind(
+        "The store does what it is asked for, and the connection is lost before it says so.",
+        _service(CHECKPOINTS), (0.1, 0.2), _service_fault(misfortunes.unanswered),
+        service=CHECKPOINTS,
+    ),
     ROT: Kind(
         "A value in a replica's memory turns into another.", _one, (0.1, 0.2), _rot,
         breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),
@@ -405,6 +485,7 @@ KINDS: Mapping[str, Kind] = {
 NETWORK = (
     "halves", "isolate", "one-way", "bridge", "ring", "flapping", "clog", "reset", "loss", "lag",
 )  # fmt: skip
+SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
     "disk-full", "disk-broken", "disk-lost", "disk-old",

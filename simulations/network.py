@@ -265,7 +265,7 @@ class Network:
     async def dial(self, caller: SimTransport, address: str) -> SimLink:
         """A new link, after two round trips. Raises Unreachable."""
         host = address.partition(":")[0]
-        await self._travel(2)
+        await self.travel(2)
         if self.is_cut(caller.name, host) or self.is_cut(host, caller.name):
             # Some networks say so, others say nothing.
             await asyncio.sleep(0 if self._rng.random() < 0.3 else CONNECT_S)
@@ -273,7 +273,7 @@ class Network:
         target = self._listening.get(address)
         if target is None or not target.alive:
             raise Unreachable(f"nobody listens at {address}")
-        await self._travel(2)
+        await self.travel(2)
         if not (self._listening.get(address) is target and caller.alive):
             raise Unreachable(f"nobody listens at {address} any more")
         mine = SimLink(caller, target, address, initiated=True)
@@ -284,7 +284,8 @@ class Network:
         target.accepted(theirs)
         return mine
 
-    async def _travel(self, times: int) -> None:
+    async def travel(self, times: int) -> None:
+        """Wait as long as so many small messages take, one after the other."""
         await asyncio.sleep(sum(self._latency_ns(0) for _ in range(times)) / SECOND)
 
     # ------------------------------------------------------------------ carrying

@@ -21,6 +21,7 @@ from mesh.core import Core
 from mesh.exchange import Exchange
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
+from mesh.services.delivery import Delivery
 from mesh.shards import ShardHost
 from persistence.base import FrameRecord
 from persistence.identity import Identity
@@ -143,6 +144,18 @@ def _looks_at_frontiers(real: Any) -> Any:
     return compare
 
 
+def _counts_before_it_sends(real: Any) -> Any:
+    async def deliver(
+        self: Delivery, epoch: int, position: int, records: Sequence[FrameRecord]
+    ) -> None:
+        if self._epoch == epoch:
+            self.cursor = max(self.cursor, position)
+            self._delivered(records)
+        await real(self, epoch, position, records)
+
+    return deliver
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -178,6 +191,12 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a peer has more.",
         ("Converged",),
         [(Exchange, "_compare", _never_compares)],
+    ),
+    "cursor-before-ack": Plant(
+        "What is sent to the log counts as being there before the log has said so.",
+        ("LogComplete",),
+        [(Delivery, "_deliver", _counts_before_it_sends)],
+        "services",
     ),
     "frontiers-only": Plant(
         "Anti-entropy compares frontiers, and no digests.",

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
-from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
+from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
-from simulations.scenarios import Scenario
+from simulations.scenarios import SERVICE_SETTINGS, Scenario
+from simulations.services import SERVICES
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
 
@@ -77,6 +78,7 @@ def simulate(
         shards=scenario.shards,
         settings=scenario.settings,
         conditions=scenario.weather,
+        services=scenario.services,
         keep_trace=keep_trace,
     )
     if watch is not None:
@@ -93,8 +95,9 @@ def simulate(
 
 def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
     everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
-    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s)
-    left = {number: fault.among(world.names) for number, fault in enumerate(plan, 1)}
+    services = scenario.services
+    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
+    left = {number: fault.among([*world.names, *services]) for number, fault in enumerate(plan, 1)}
     return {
         number: fault
         for number, fault in left.items()
@@ -131,8 +134,19 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
         load = dataclasses.replace(
             load, edits=rng.choice((0.2, 0.5, 0.5, 1.0, 3.0)), sheets=rng.choice((1, 4, 20))
         )
+    # By chance of its own, and often none: the rest of what is drawn does not depend on it.
+    chance = random.Random(drawn(seed, "swarm services"))  # noqa: S311 - the seed is the point
+    some = chance.random() < 0.5
+    services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
+    if services:
+        settings |= SERVICE_SETTINGS
     return dataclasses.replace(
-        scenario, weather=weather, settings=settings, load=load, shards=rng.choice((1, 4, 4, 16))
+        scenario,
+        weather=weather,
+        settings=settings,
+        load=load,
+        shards=rng.choice((1, 4, 4, 16)),
+        services=services,
     )
 
 
@@ -178,6 +192,7 @@ class _Performance:
         found = collect(world)
         for checker in self._checkers:
             checker.end(found)
+        await self._logged()
         await self._quiet()
         looking.cancel()
         for invariant in scenario.invariants:
@@ -204,6 +219,16 @@ class _Performance:
             if len(world.up) == len(world.names) and _agree(world):
                 return world.now - began
         return None
+
+    async def _logged(self) -> None:
+        """Wait until the log has what disks have, for as long as agreeing may take."""
+        for checker in self._checkers:
+            if isinstance(checker, LogComplete) and self._outcome.healed_s is not None:
+                for _ in range(int(self._scenario.heal_s / LOOK_S)):
+                    if not checker.lacking():
+                        break
+                    await asyncio.sleep(LOOK_S)
+                checker.judge()
 
     async def _quiet(self) -> None:
         world, scenario = self._world, self._scenario

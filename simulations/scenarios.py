@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations.faults import CRASHES, KINDS, NETWORK, ROT
+from simulations.faults import CRASHES, KINDS, NETWORK, ROT, SERVICE
 from simulations.network import Conditions
+from simulations.services import SERVICES
 from simulations.workload import Load
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ("MARKS", "SCENARIOS", "Scenario", "scenario_named")
 class Scenario:
     """See the module. `kinds` of faults happen for `fault_s` virtual seconds; then everybody must
     agree within `heal_s`, and be quiet for `quiet_s`. `swarm`: the seed draws network, settings and
-    load, too.
+    load, too, and which `services` there are; else every replica has all that are named.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Scenario:
     swarm: bool = False
     weather: Conditions = field(default_factory=Conditions)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    services: tuple[str, ...] = ()
     agents: tuple[Agent, ...] = ()
     invariants: tuple[Callable[[World], None], ...] = ()
 
@@ -50,6 +52,13 @@ class Scenario:
         return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds))
 
 
+SERVICE_SETTINGS: dict[str, Any] = {
+    "kafka__upload_after_s": 2.0,
+    "postgres__checkpoint_interval_s": 2.0,
+    "postgres__lease_s": 4.0,
+}
+"""So that half a minute of faults sees uploads to the log, checkpoints, and leases that end."""
+
 SCENARIOS: Mapping[str, Scenario] = {
     one.name: one
     for one in (
@@ -58,6 +67,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("crash", "Processes are killed, hosts go dark, disks fail.", CRASHES),
         Scenario("swarm", "Everything that can go wrong, in another mix each time.",
                  tuple(kind for kind in KINDS if kind != ROT), swarm=True),
+        Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
+                 (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
+                 settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
     )

@@ -20,6 +20,7 @@ from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
 from simulations.checkers import Acknowledged
+from simulations.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
     from simulations.world import Host
@@ -29,6 +30,15 @@ __all__ = ("Load", "Paper", "Promises", "Sheet", "Writer")
 FLUSH_TIMEOUT_S = 5.0
 ALONE = Durability.JOURNAL
 """The level of what is on one disk only."""
+
+
+LEVELS = {BUS: Durability.BUS, LOG: Durability.LOG, CHECKPOINTS: Durability.CHECKPOINT}
+"""What a flush can ask of a service."""
+
+
+def _survives(result: FlushResult) -> bool:
+    """Whether it is where the loss of one disk does not take it away. A bus may lose all."""
+    return bool(result.replicas) or result.level in (Durability.LOG, Durability.CHECKPOINT)
 
 
 class Sheet(Document):
@@ -77,6 +87,8 @@ class Promises:
         """A flush returned. A majority may be the one that asks: it counts whom it still sees."""
         self.counts[str(result.level)] += 1
         level = str(Durability.PEERS(len(result.replicas)) if result.replicas else ALONE)
+        if not result.replicas and _survives(result):
+            level = str(result.level)
         for shard, seq in result.written.items():
             self.acknowledged.append(Acknowledged(result.session, shard, seq, level, host.name))
             host.tell(
@@ -129,7 +141,7 @@ class Writer:
                     self._edit(replica, rng, f"{replica.name} {number}")
                     self._promises.counts["edits"] += 1
                     if rng.random() < self._load.flush:
-                        await self._flush(host, replica, self._level(rng))
+                        await self._flush(host, replica, self._level(host, rng))
             except Backpressure:
                 self._promises.counts["backpressure"] += 1
                 await replica.ready()
@@ -146,15 +158,19 @@ class Writer:
                 _one_edit(sheet, rng, word)
 
     @staticmethod
-    def _level(rng: random.Random) -> Durability:
+    def _level(host: Host, rng: random.Random) -> Durability:
+        served = [LEVELS[name] for name in host.services]
         return rng.choice(
-            (Durability.JOURNAL, Durability.PEERS(1), Durability.PEERS(2), Durability.MAJORITY)
-        )
+            (
+                Durability.JOURNAL, Durability.PEERS(1), Durability.PEERS(2), Durability.MAJORITY,
+                *served,
+            )
+        )  # fmt: skip
 
     async def _paper(
         self, host: Host, replica: Replica, rng: random.Random, mine: list[str], name: str
     ) -> None:
-        level = self._level(rng)
+        level = self._level(host, rng)
         document = f"Paper/{name}"
         if mine and rng.random() < 0.4:
             document = mine.pop(rng.randrange(len(mine)))
@@ -169,7 +185,7 @@ class Writer:
             kept = self._promises.papers
         result = await self._flush(host, replica, level)
         if result is not None:
-            kept[document] = "" if result.replicas else replica.name
+            kept[document] = "" if _survives(result) else replica.name
 
     async def _flush(self, host: Host, replica: Replica, level: Durability) -> FlushResult | None:
         try:

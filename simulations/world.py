@@ -13,7 +13,7 @@ import gc
 import random
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from itertools import pairwise
@@ -33,6 +33,7 @@ from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, drawn
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
 from simulations.network import Conditions, Network, SimTransport
+from simulations.services import Services
 from simulations.trace import Trace
 from simulations.walls import walls
 
@@ -92,6 +93,9 @@ class Run:
             self.journal,
             self.transport,
             Combined(host.seeds, Learned(host.clock.monotonic)),
+            bus=world.services.bus(host.name),
+            log=world.services.log(host.name),
+            checkpoints=world.services.checkpoints(host.name),
         )
         self.replica = Replica(world.settings, environment, host.identity)
         self.agents: list[asyncio.Task[Any]] = []
@@ -116,6 +120,7 @@ class Host:
         entropy = SimEntropy(world.seed, name, 0)
         self.identity = world.authority.issue(name, world.true_clock, entropy)
         self.seeds = Seeds([f"{other}:7400" for other in world.names if other != name])
+        self.services = world.services.names
         self.run: Run | None = None
         self.runs = self.losses = 0
         self._wanted = False
@@ -271,7 +276,8 @@ def host_name(number: int) -> str:
 
 class World:
     """See the module. `settings` are of all replicas; `agents` run beside each replica that is up.
-    With `only`, of the hosts there would be only those of these numbers are there.
+    With `only`, of the hosts there would be only those of these numbers are there. `services` are
+    those that every replica has: of `services.SERVICES`.
 
     `listeners` are told (host, kind, fields) of every probe event; `watchers` of frames that came
     on a disk.
@@ -286,6 +292,7 @@ class World:
         shards: int = 4,
         settings: Mapping[str, Any] | None = None,
         conditions: Conditions | None = None,
+        services: Sequence[str] = (),
         keep_trace: bool = False,
     ) -> None:
         self.seed = seed
@@ -296,6 +303,9 @@ class World:
         self.fair_weather = conditions or Conditions()
         self.network = Network(self.loop, self.trace, self.chance("network"), self.fair_weather)
         self.true_clock = SimClock(self.loop)
+        self.services = Services(
+            self.network, self.chance("services"), self.true_clock, shards, services
+        )
         self.settings = Settings().override(**{"replica__gc_freeze": False} | dict(settings or {}))
         self.authority = found_mesh(
             "simulated", shards, self.true_clock, SimEntropy(seed, "authority", 0)
@@ -359,6 +369,7 @@ class World:
         self.agents.clear()
         self.network.mend_all()
         self.network.conditions = self.fair_weather
+        self.services.heal()
         for host in self.hosts.values():
             host.disk.slow, host.disk.full, host.disk.broken = 1.0, False, False
             host.disk.on_sync = None

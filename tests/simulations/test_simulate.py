@@ -21,6 +21,7 @@ from simulations.batch import Task, perform, perform_one
 from simulations.faults import KINDS, Fault, chosen_kinds, draw
 from simulations.run import Part, simulate
 from simulations.scenarios import MARKS, SCENARIOS, Scenario
+from simulations.services import SERVICES
 from simulations.trace import first_difference
 from simulations.workload import Load, Sheet
 from simulations.world import Host, World
@@ -83,7 +84,7 @@ def test_plans_hold_every_kind_and_end_in_time() -> None:
     world = World(1)
     seen: set[str] = set()
     for seed in range(300):
-        plan = draw(world.chance("plan", seed), world.names, tuple(KINDS), 30.0)
+        plan = draw(world.chance("plan", seed), world.names, tuple(KINDS), 30.0, SERVICES)
         assert all(0 < fault.t < fault.until <= 30.0 for fault in plan)
         assert sum(KINDS[fault.kind].scarce for fault in plan) <= 1
         seen.update(fault.kind for fault in plan)
@@ -93,7 +94,9 @@ def test_plans_hold_every_kind_and_end_in_time() -> None:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_each_kind_of_fault_alone_leaves_a_mesh_that_heals(kind: str) -> None:
-    scenario = dataclasses.replace(SHORT, kinds=(kind,), swarm=False)
+    service = KINDS[kind].service
+    services = (service,) if service else ()
+    scenario = dataclasses.replace(SHORT, kinds=(kind,), swarm=False, services=services)
     outcome = simulate(scenario, 5)
     assert outcome.violations == []
     assert {fault.kind for fault in outcome.plan.values()} <= {kind}
@@ -116,7 +119,7 @@ def test_fewer_hosts_have_fewer_faults_and_fewer_writers_write_less() -> None:
     assert part.violations == []
     assert set(part.plan) <= set(whole.plan)
     touched = {end for one in part.plan.values() for way in one.targets for end in way.split(">")}
-    assert touched <= {"replica-1", "replica-3"}
+    assert touched <= {"replica-1", "replica-3", *SERVICES}
     assert 0 < part.counts["edits"] < whole.counts["edits"]
 
 

@@ -1,0 +1,79 @@
+"""What befalls shared services: each function does it to them, and gives what ends it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from simulations.services import Services
+
+Undo = Callable[[], None]
+MOST_LOST = 20
+"""Entries of a stream that a copy of the bus may lack, and records of an append that fails."""
+
+
+def _nothing() -> None:
+    """It leaves nothing to undo."""
+
+
+def flushed(services: Services, rng: random.Random) -> Undo:
+    """The bus is empty, and goes on."""
+    del rng
+    services.bus_server.flush()
+    return _nothing
+
+
+def failed_over(services: Services, rng: random.Random) -> Undo:
+    """A copy of the bus takes over that lacks the newest entries; connections break."""
+    services.bus_server.fail_over(rng.randint(1, MOST_LOST))
+    return _nothing
+
+
+def trimmed(services: Services, rng: random.Random) -> Undo:
+    """Old entries go before all have read them; sometimes all there are."""
+    keep = rng.choice((0, 1, 10))
+    for shard in range(services.shards):
+        services.bus_server.trim(shard, keep)
+    return _nothing
+
+
+def full(services: Services, rng: random.Random) -> Undo:
+    """The bus refuses every write, and is read as before."""
+    del rng
+    services.bus_full = True
+
+    def end() -> None:
+        services.bus_full = False
+
+    return end
+
+
+def slow_log(services: Services, rng: random.Random) -> Undo:
+    """Each call waits, some longer than a flush does."""
+    services.log_server.slow(rng.choice((0.2, 1.0, 6.0)))
+    return lambda: services.log_server.slow(0.0)
+
+
+def unacknowledged(services: Services, rng: random.Random) -> Undo:
+    """The next append stores its first records, most often all of them, and fails."""
+    services.log_server.fail_next_append(stored=rng.choice((0, 1, MOST_LOST, 1_000_000)))
+    return _nothing
+
+
+def twice(services: Services, rng: random.Random) -> Undo:
+    """Every record is stored again behind itself."""
+    services.log_server.duplicate(rng.choice((2, 3)))
+    return lambda: services.log_server.duplicate(1)
+
+
+def slow_checkpoints(services: Services, rng: random.Random) -> Undo:
+    """Each call waits, some longer than a lease lasts."""
+    services.checkpoint_server.slow(rng.choice((0.2, 1.0, 6.0)))
+    return lambda: services.checkpoint_server.slow(0.0)
+
+
+def unanswered(services: Services, rng: random.Random) -> Undo:
+    """The next call of one kind does its work, and fails."""
+    call = rng.choice(("acquire", "write", "verified", "discard", "release"))
+    services.checkpoint_server.fail_next(call, done=True)
+    return _nothing
