@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from persistence.identity import DEFAULT_SHARDS
 from persistence.inspect import load_folder
 
 from .test_demo import MODULES, Run, assert_ends, command, command_line, make_tree, running
@@ -82,7 +83,9 @@ def test_it_says_where_the_lost_agents_state_came_from(run: Run) -> None:
 def test_log_and_checkpoints_alone_give_all_there_is(run: Run) -> None:
     rebuilt = run.outcome["rebuilt"]
     assert rebuilt["equal"] is True
-    assert rebuilt["operations"] == run.outcome["updates"]
+    # Whoever leaves last signs off in each shard it wrote to, when the first may have left already.
+    signed_off = rebuilt["operations"] - run.outcome["updates"]
+    assert 0 <= signed_off <= (AGENTS - 1) * DEFAULT_SHARDS
     assert {*rebuilt["source"].split(" + ")} <= {"log", "checkpoints"}
 
 
