@@ -17,6 +17,8 @@ from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import parse_frame
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
+from simulations.clients import judges
+from simulations.judges import Judge
 from simulations.services import LOG
 from simulations.workload import Promises
 
@@ -52,11 +54,15 @@ class Checker:
         self.world = world
         self.violations: list[Violation] = []
 
+    @property
+    def name(self) -> str:
+        """What the invariant is called."""
+        return type(self).__name__
+
     def wrong(self, message: str) -> None:
         """It does not hold. What comes after the first few is of the same cause."""
-        name = type(self).__name__
-        if len(self.violations) < _MOST and name not in self.tolerated:
-            self.violations.append(Violation(name, self.world.now, message))
+        if len(self.violations) < _MOST and self.name not in self.tolerated:
+            self.violations.append(Violation(self.name, self.world.now, message))
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """A probe event of this host."""
@@ -377,6 +383,26 @@ class Quiet(Checker):
             self.wrong(f"{messages} messages in {seconds:g} s of nothing, more than {bound:g}")
 
 
+class OfHistory(Checker):
+    """What a judge says of what clients did and saw."""
+
+    def __init__(self, world: World, promises: Promises, judge: Judge) -> None:
+        super().__init__(world)
+        self._promises = promises
+        self.judge = judge
+
+    @property
+    def name(self) -> str:
+        """The judge's."""
+        return type(self.judge).__name__
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """See `Checker.end`."""
+        del found
+        for wrong in self.judge.judge(self._promises.history):
+            self.wrong(wrong)
+
+
 def collect(world: World) -> list[Evidence]:
     """What every replica that is up has, at this instant."""
     return [evidence(host.name, host.lattices, ()) for host in world.up]
@@ -393,6 +419,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
         NothingLost(world, promises),
         NothingResurrected(world, promises),
     ]
+    made += [OfHistory(world, promises, judge) for judge in judges()]
     if LOG in world.services.names:
         made.append(LogComplete(world))
     return made

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
-from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
+from simulations.invariants import (
+    Checker,
+    LogComplete,
+    OfHistory,
+    Quiet,
+    Violation,
+    checkers_for,
+    collect,
+)  # fmt: skip
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
@@ -158,16 +166,16 @@ class _Performance:
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
+        self._writer: Writer | None = None
         if scenario.load is not None:
             only = None if part.writers is None else [host_name(one) for one in part.writers]
-            world.agents.append(
-                Writer(
-                    self._promises,
-                    scenario.load,
-                    lambda host, run: world.chance("writer", host, run),
-                    only,
-                )
+            self._writer = Writer(
+                self._promises,
+                scenario.load,
+                lambda host, run: world.chance("writer", host, run),
+                only,
             )
+            world.agents.append(self._writer)
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
         for checker in self._checkers:
@@ -190,6 +198,9 @@ class _Performance:
         await asyncio.sleep(scenario.fault_s)
         self._outcome.healed_s = await self._heal()
         found = collect(world)
+        if self._writer is not None:
+            for host in world.up:
+                self._writer.read_all(host)
         for checker in self._checkers:
             checker.end(found)
         await self._logged()
@@ -255,6 +266,9 @@ class _Performance:
         outcome.seconds = world.now
         outcome.steps = world.loop.steps
         outcome.counts = world.counts + self._promises.counts
+        for checker in self._checkers:
+            if isinstance(checker, OfHistory):
+                outcome.counts[f"checked {checker.name}"] = checker.judge.checked
         outcome.marks = world.marks
         outcome.lines = world.trace.lines
 

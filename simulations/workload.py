@@ -20,6 +20,8 @@ from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
 from simulations.checkers import Acknowledged
+from simulations.clients import Client, Traveller
+from simulations.history import History
 from simulations.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ("Load", "Paper", "Promises", "Sheet", "Writer")
 
 FLUSH_TIMEOUT_S = 5.0
+LEDGERS = ("{books}/1", "{books}/2", "diary")
+"""Two of them in one shard."""
 ALONE = Durability.JOURNAL
 """The level of what is on one disk only."""
 
@@ -64,13 +68,16 @@ class Paper(Document):
 @dataclass(frozen=True, slots=True)
 class Load:
     """How busy each writer is: `edits` a second on average, over so many shared `sheets`; every
-    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper.
+    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper. Of
+    the rest every `ledgers` share is what a client does to a ledger, `travels` of them a traveller.
     """
 
     edits: float = 0.5
     sheets: int = 4
     flush: float = 0.25
     papers: float = 0.1
+    ledgers: float = 0.6
+    travels: float = 0.2
 
 
 @dataclass(slots=True)
@@ -82,6 +89,8 @@ class Promises:
     """{document: replica on whose disk alone its making is, or ""}, acknowledged ones."""
     deleted: dict[str, str] = field(default_factory=dict)
     counts: Tally[str] = field(default_factory=Tally)
+    history: History = field(default_factory=History)
+    traveller: Traveller = field(default_factory=Traveller)
 
     def keep(self, host: Host, result: FlushResult) -> None:
         """A flush returned. A majority may be the one that asks: it counts whom it still sees."""
@@ -89,6 +98,9 @@ class Promises:
         level = str(Durability.PEERS(len(result.replicas)) if result.replicas else ALONE)
         if not result.replicas and _survives(result):
             level = str(result.level)
+        self.history.acknowledge(
+            result.session, result.written, host.world.now, alone=level == str(ALONE)
+        )
         for shard, seq in result.written.items():
             self.acknowledged.append(Acknowledged(result.session, shard, seq, level, host.name))
             host.tell(
@@ -98,6 +110,8 @@ class Promises:
 
     def disk_lost(self, replica: str) -> None:
         """What was on this disk alone is lost with it: that was promised by nobody."""
+        self.history.disk_lost(replica)
+        self.traveller.lost()
         self.acknowledged = [
             one for one in self.acknowledged if one.replica != replica or one.level != str(ALONE)
         ]
@@ -130,6 +144,7 @@ class Writer:
             return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
+        client = Client(self._promises.history, host, replica, rng)
         number = 0
         while True:
             await asyncio.sleep(rng.expovariate(self._load.edits))
@@ -137,14 +152,23 @@ class Writer:
             try:
                 if rng.random() < self._load.papers:
                     await self._paper(host, replica, rng, mine, f"{host.name}-{host.runs}-{number}")
-                else:
+                    continue
+                if rng.random() >= self._load.ledgers:
                     self._edit(replica, rng, f"{replica.name} {number}")
-                    self._promises.counts["edits"] += 1
-                    if rng.random() < self._load.flush:
-                        await self._flush(host, replica, self._level(host, rng))
+                elif rng.random() >= self._load.travels:
+                    client.act(rng.choice(LEDGERS))
+                else:
+                    await self._promises.traveller.visit(
+                        client, rng.choice(LEDGERS), FLUSH_TIMEOUT_S
+                    )
+                self._promises.counts["edits"] += 1
+                if rng.random() < self._load.flush:
+                    await self._flush(host, replica, self._level(host, rng))
             except Backpressure:
                 self._promises.counts["backpressure"] += 1
                 await replica.ready()
+            except FlushTimeout:
+                self._promises.counts["traveller timed out"] += 1
             except ReplicaClosed:
                 return
 
@@ -156,6 +180,14 @@ class Writer:
         with replica.edit(Sheet, name) as sheet:
             for _ in range(rng.randrange(1, 4)):
                 _one_edit(sheet, rng, word)
+
+    def read_all(self, host: Host) -> None:
+        """What every ledger is in the end, on a host that is up."""
+        replica = host.replica
+        assert replica is not None, f"{host.name} is down"
+        client = Client(self._promises.history, host, replica, self._chance(host.name, 0))
+        for name in LEDGERS:
+            client.read(name, final=True)
 
     @staticmethod
     def _level(host: Host, rng: random.Random) -> Durability:
