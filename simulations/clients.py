@@ -56,6 +56,8 @@ DISK = "the disk takes nothing"
 """Why an edit may be refused: see `Availability`."""
 READS = 0.3
 """Share of acts that only read."""
+EDITS_MAX = 4
+"""What is done at one instant travels in one frame."""
 LETTERS = 0x4E00, 0x20000
 """Where the characters begin of which each is typed once: of one, and of two UTF-16 units."""
 MOST_LETTERS = 20_000
@@ -124,12 +126,15 @@ class Client:
         self._rng = rng
 
     def act(self, name: str, client: str = "") -> None:
-        """Edit this ledger and read it back, or only read it; `client`: whose session it is, by
-        default that of who stays with this replica. Raises Backpressure and ReplicaClosed.
+        """Read this ledger, and mostly edit it some times and read each edit back. `client`: whose
+        session it is, by default that of who stays with this replica. Raises Backpressure and
+        ReplicaClosed.
         """
-        if self._rng.random() >= READS:
-            self._edit(name, client)
         self.read(name, client)
+        if self._rng.random() >= READS:
+            for _ in range(self._rng.randrange(1, EDITS_MAX + 1)):
+                self._edit(name, client)
+                self.read(name, client)
 
     def read(self, name: str, client: str = "", *, final: bool = False) -> None:
         """Read this ledger."""
