@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import parse_frame
+from simulations.bounds import holdings
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
 from simulations.clients import judges
 from simulations.judges import Judge
@@ -383,6 +384,18 @@ class Quiet(Checker):
             self.wrong(f"{messages} messages in {seconds:g} s of nothing, more than {bound:g}")
 
 
+class BoundedMemory(Checker):
+    """What waits in a replica, to be applied, sent or written, stays within its bound."""
+
+    def look(self) -> None:
+        """See `Checker.look`."""
+        for host in self.world.up:
+            assert host.replica is not None
+            for what, size, bound in holdings(host.replica):
+                if size > bound:
+                    self.wrong(f"{host.name}: {size} {what}, at most {bound}")
+
+
 class OfHistory(Checker):
     """What a judge says of what clients did and saw."""
 
@@ -412,7 +425,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, Converged, Quiet,
+        Acknowledgements, BoundedMemory, Converged, Quiet,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [
