@@ -89,6 +89,7 @@ class Ledger(Document):
 def judges() -> list[Judge]:
     """Those of what is done to ledgers."""
     return [
+        HybridClocks(),
         Availability(frozenset({DISK})),
         SessionGuarantees(("entries", "log")),
         SetFull(("entries",)),
@@ -96,7 +97,6 @@ def judges() -> list[Judge]:
         OutOfThinAir(without=("tally", "hours", "done")),
         NoDuplicateEffect(("entries", "log", "script", "agenda"), ("tally",)),
         ListOrder(("script", "agenda")),
-        HybridClocks(),
         Intention(
             {
                 "entries": Specified(specification.elements, frozenset),
@@ -303,33 +303,31 @@ class Traveller:
         self._number = 1
         self._token: Mapping[int, Mapping[int, int]] = {}
         self._at: Run | None = None
-        self.visits = self.turned_away = 0
 
     def __repr__(self) -> str:
-        return f"<Traveller {self._number}, {self.visits} visits>"
+        where = "on the way" if self._at is None else f"at {self._at.life.name}"
+        return f"<Traveller {self._number}, {where}>"
 
     def lost(self) -> None:
         """A disk is lost, and perhaps with it what the traveller has seen: another one comes."""
         self._number += 1
         self._token, self._at = {}, None
 
-    async def visit(self, client: Client, name: str, timeout: float) -> None:
-        """Work here, unless what is here is less than the traveller knows, or it is elsewhere.
-
-        It leaves when all that it has seen is on disk here; whose replica ends before does not.
+    async def visit(self, client: Client, name: str, timeout: float) -> bool:
+        """Work here; not (False) if what is here is less than the traveller knows, or if it is
+        elsewhere. It leaves when all that it has seen is on disk here. If that takes too long, or
+        the replica ends before, another traveller comes in its place.
         """
         replica, run = client.replica, client.host.run
         if self._at is not None and self._at.over:
             self.lost()
         if self._at is not None or run is None:
-            return
+            return False
         here = replica.frontier()
         if not all(covers(here[shard], seen) for shard, seen in self._token.items()):
-            self.turned_away += 1
-            return
+            return False
         number = self._number
         client.act(name, f"traveller {number}")
-        self.visits += 1
         self._at, token = run, replica.frontier()
         try:
             await replica.flush(Durability.JOURNAL, timeout=timeout)
@@ -338,6 +336,7 @@ class Traveller:
             raise
         if self._number == number:
             self._token, self._at = token, None
+        return True
 
 
 def _sticky(host: Host) -> str:

@@ -158,9 +158,9 @@ class Writer:
                 elif rng.random() >= self._load.travels:
                     client.act(rng.choice(LEDGERS))
                 else:
-                    await self._promises.traveller.visit(
-                        client, rng.choice(LEDGERS), FLUSH_TIMEOUT_S
-                    )
+                    traveller = self._promises.traveller
+                    went = await traveller.visit(client, rng.choice(LEDGERS), FLUSH_TIMEOUT_S)
+                    self._promises.counts["travels made" if went else "travels put off"] += 1
                 self._promises.counts["edits"] += 1
                 if rng.random() < self._load.flush:
                     await self._flush(host, replica, self._level(host, rng))
@@ -168,7 +168,7 @@ class Writer:
                 self._promises.counts["backpressure"] += 1
                 await replica.ready()
             except FlushTimeout:
-                self._promises.counts["traveller timed out"] += 1
+                self._promises.counts["travels timed out"] += 1
             except ReplicaClosed:
                 return
 
