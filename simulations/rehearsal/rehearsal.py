@@ -150,12 +150,7 @@ async def _judge_folders(troupe: Troupe, outcome: Outcome) -> None:
     losses = checkers.lost(replicas, troupe.pledges.acknowledged())
     missing = checkers.missing(replicas, kept)
     risen = checkers.resurrected(replicas, gone)
-    # A session's signed end may have reached some only: so digests are compared, not frontiers.
-    apart = [
-        f"{one.replica} and {replicas[0].replica} have different contents on disk"
-        for one in replicas[1:]
-        if one.digests != replicas[0].digests
-    ]
+    apart = checkers.differences(replicas)
     outcome.lost += sum(loss.count for loss in losses) + len(missing)
     outcome.resurrected += len(risen)
     outcome.diverged += len(apart)

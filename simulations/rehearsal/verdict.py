@@ -20,12 +20,15 @@ from crdt.errors import MeshError
 from persistence.inspect import LoadedFolder, load_folder
 from simulations import checkers
 from simulations.checkers import Acknowledged, Decision, Evidence
+from simulations.history import History, Outcome, Read, Write
+from simulations.judges import SetFull
 from simulations.rehearsal import report, wire
 from simulations.rehearsal.audit import FINAL, QUEUED, Task
 from workflows.claims import claim_of
 
 _READERS = 2
 _SHOWN = 10
+FINDINGS = "findings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +170,11 @@ def weigh(
     replicas = [one.evidence for one in examined]
     apart = checkers.differences(replicas)
     losses = checkers.lost(replicas, promises)
-    promised = frozenset(marks)
+    promised = sorted(set(marks))
     gone = [
         f"{one.evidence.replica} lacks the acknowledged finding {key} of {name}"
         for one in examined
-        for name, key in sorted(promised - one.findings)
+        for name, key in _lost_findings(one, promised)
     ]
     # From the frames that are still in the journals, and from what those who asked wrote down.
     decisions = {each for one in examined for each in (*one.evidence.decisions, *one.history)}
@@ -193,6 +196,17 @@ def weigh(
             for line in _bounded(lines)
         ),
     )
+
+
+def _lost_findings(one: Examined, promised: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Acknowledged findings that this agent does not have in the end: as `SetFull` judges."""
+    history = History()
+    for mark in promised:
+        history.write(Write("fleet", "Task", (FINDINGS,), "insert", mark, Outcome.OK))
+    history.read(Read(one.evidence.replica, "Task", {FINDINGS: tuple(sorted(one.findings))}))
+    judge = SetFull((FINDINGS,))
+    judge.judge(history)
+    return [mark for result in judge.results.values() for mark in result.lost]
 
 
 def _bounded(lines: Sequence[str]) -> list[str]:
