@@ -8,6 +8,7 @@ A simulator that finds nothing proves nothing until it has found these.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mesh.exchange import Exchange
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
 from mesh.services.delivery import Delivery
-from mesh.shards import ShardHost
+from mesh.shards import ShardHost, TakenSnapshot
 from persistence.base import FrameRecord
 from persistence.identity import Identity
 from simulations.hosts import SimEntropy
@@ -127,6 +128,19 @@ def _without_removals(transaction: Transaction) -> Transaction:
     return transaction._replace(operations=operations)
 
 
+def _one_operation_ahead(real: Any) -> Any:
+    def snapshot(self: ShardHost, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
+        taken: TakenSnapshot = real(self, certificates, stamp)
+        session, last = max(taken.state.frontier.items(), default=(0, 0))
+        if last < 2:
+            return taken
+        frontier = {**taken.state.frontier, session: last + 1}
+        state = dataclasses.replace(taken.state, frontier=frontier)
+        return dataclasses.replace(taken, state=state)
+
+    return snapshot
+
+
 def _never_compares(real: Any) -> Any:
     del real
 
@@ -186,6 +200,18 @@ PLANTS: Mapping[str, Plant] = {
         "What others removed stays.",
         ("StrongConvergence", "NothingRefused"),
         [(ShardHost, "apply", _adds_only)],
+    ),
+    "cut-not-closed": Plant(
+        "A snapshot claims an operation more than it holds.",
+        (
+            "Acknowledgements",
+            "Converged",
+            "Monotone",
+            "NothingRefused",
+            "StrongConvergence",
+            "UniqueIds",
+        ),
+        [(ShardHost, "snapshot", _one_operation_ahead)],
     ),
     "no-anti-entropy": Plant(
         "Nobody looks whether a peer has more.",
