@@ -19,9 +19,13 @@ from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
+from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
+from mesh.services.bus import BusFeed
 from mesh.services.delivery import Delivery
+from mesh.services.registry import Registry
+from mesh.services.shared import Services
 from mesh.shards import ShardHost
 from persistence.base import FrameRecord
 from persistence.identity import Identity
@@ -156,6 +160,36 @@ def _counts_before_it_sends(real: Any) -> Any:
     return deliver
 
 
+def _forgets_for_services(real: Any) -> Any:
+    del real
+
+    def keep(
+        self: Services, shard: int, upto: Mapping[int, int], *, pressed: bool
+    ) -> dict[int, int]:
+        del self, shard, pressed
+        return dict(upto)
+
+    return keep
+
+
+def _knows_no_log(real: Any) -> Any:
+    def init(self: Registry, core: Core, feed: BusFeed, beats: Heartbeats, logged: Any) -> None:
+        del logged
+        real(self, core, feed, beats, None)
+
+    return init
+
+
+def _knows_no_generation(real: Any) -> Any:
+    del real
+
+    def changed(self: BusFeed, generation: str) -> bool:
+        self._generation = generation
+        return False
+
+    return changed
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -196,6 +230,23 @@ PLANTS: Mapping[str, Plant] = {
         "What is sent to the log counts as being there before the log has said so.",
         ("LogComplete",),
         [(Delivery, "_deliver", _counts_before_it_sends)],
+        "services",
+    ),
+    "prune-before-log": Plant(
+        "The journal forgets what is owed to the log.",
+        ("LogFirst",),
+        [(Services, "keep", _forgets_for_services)],
+        "services",
+    ),
+    "trim-before-log": Plant(
+        "A replica trims the bus before the log has it.",
+        ("LogFirst",),
+        [(Registry, "__init__", _knows_no_log)],
+    ),
+    "flush-unnoticed": Plant(
+        "That the bus lost its data, or a part of it, is not noticed.",
+        ("Served",),
+        [(BusFeed, "_changed", _knows_no_generation)],
         "services",
     ),
     "frontiers-only": Plant(

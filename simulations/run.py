@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
-from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
+from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
+from simulations.service_invariants import LogComplete, service_checkers
 from simulations.services import SERVICES
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
@@ -169,7 +170,7 @@ class _Performance:
                 )
             )
         world.agents.extend(scenario.agents)
-        self._checkers = checkers_for(world, self._promises)
+        self._checkers = [*checkers_for(world, self._promises), *service_checkers(world)]
         for checker in self._checkers:
             checker.tolerated = scenario.tolerated
             # Only those that listen are told.
