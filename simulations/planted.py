@@ -242,6 +242,7 @@ PLANTS: Mapping[str, Plant] = {
         "A replica trims the bus before the log has it.",
         ("LogFirst",),
         [(Registry, "__init__", _knows_no_log)],
+        "behind",
     ),
     "flush-unnoticed": Plant(
         "That the bus lost its data, or a part of it, is not noticed.",

@@ -50,7 +50,7 @@ BUS, LOG, CHECKPOINTS = SERVICES = ("bus", "log", "checkpoints")
 """All services there may be; also what their hosts are called in the network."""
 STREAM_ENTRIES = 200
 """Entries that a stream of the bus keeps: so few that slow readers meet the bound."""
-KEPT, TRIM_S = 2, 1.0
+KEPT, TRIM_S = 8, 2.0
 """What `mesh.services.registry` calls so, for as long as a world runs."""
 TIMEOUT_S = 5.0
 """How long a client waits for an answer that never comes."""
