@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crdt.errors import CallerError
 from crdt.operation import Transaction
+from crdt.snapshot import decode_snapshot, encode_snapshot
 from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
@@ -23,12 +24,16 @@ from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
 from mesh.services.bus import BusFeed
+from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
 from mesh.services.registry import Registry
 from mesh.services.shared import Services
 from mesh.shards import ShardHost
 from persistence.base import FrameRecord
+from persistence.certificates import Trust
+from persistence.checkpointer import Capture
 from persistence.identity import Identity
+from persistence.sealing import Opener
 from simulations.hosts import SimEntropy
 
 __all__ = ("PLANTS", "Plant", "planted")
@@ -190,6 +195,21 @@ def _knows_no_generation(real: Any) -> Any:
     return changed
 
 
+def _claims_one_more(real: Any) -> Any:
+    async def capture(self: CheckpointFeed, shard: int) -> Capture:
+        taken: Capture = await real(self, shard)
+        mesh, sealer = self._core.identity.mesh, self._core.sealer
+        opened = Opener(mesh, Trust(mesh)).open_snapshot(taken.data)
+        state = decode_snapshot(opened.body)
+        session, last = max(state.frontier.items())
+        body = encode_snapshot(replace(state, frontier={**state.frontier, session: last + 1}))
+        certificates = list(opened.certificates.values())
+        data = sealer.seal_snapshot(shard, body, certificates, opened.chain, opened.stamp)
+        return replace(taken, data=data)
+
+    return capture
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -248,6 +268,12 @@ PLANTS: Mapping[str, Plant] = {
         "That the bus lost its data, or a part of it, is not noticed.",
         ("Served",),
         [(BusFeed, "_changed", _knows_no_generation)],
+        "services",
+    ),
+    "checkpoint-cut-not-closed": Plant(
+        "A checkpoint claims an operation more than it holds.",
+        ("CheckpointsWhole",),
+        [(CheckpointFeed, "_capture", _claims_one_more)],
         "services",
     ),
     "frontiers-only": Plant(

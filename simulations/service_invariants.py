@@ -17,7 +17,7 @@ from simulations.services import BUS, LOG
 if TYPE_CHECKING:
     from simulations.world import Host, World
 
-__all__ = ("LogComplete", "LogFirst", "Served", "Spans", "service_checkers")
+__all__ = ("LogComplete", "LogFirst", "Served", "Settles", "Spans", "service_checkers")
 
 
 class Spans:
@@ -38,7 +38,20 @@ class Spans:
         return [one for one in range(first, last + 1) if one not in self._numbers]
 
 
-class _OfLog(Checker):
+class Settles(Checker):
+    """What holds some time after all agree."""
+
+    def lacking(self) -> list[str]:
+        """What is not so yet, in words."""
+        return []
+
+    def judge(self) -> None:
+        """It had the time to come in."""
+        for lack in self.lacking():
+            self.wrong(lack)
+
+
+class _OfLog(Settles):
     """Knows what the log has."""
 
     def __init__(self, world: World) -> None:
@@ -80,11 +93,6 @@ class LogComplete(_OfLog):
                     f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
                     f"LOG, and the log lacks {lacks}"
                 )
-
-    def judge(self) -> None:
-        """It had the time to come in."""
-        for lack in self.lacking():
-            self.wrong(lack)
 
     def lacking(self) -> list[str]:
         """Frames that are, or were, on a disk and not in the log, in words."""
