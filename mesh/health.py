@@ -59,6 +59,8 @@ class Health:
         this name is taken back by one without a reason.
         """
         remarks = self._remarks.setdefault(part, {})
+        if not reason and name not in remarks:
+            return
         if reason:
             remarks[name] = (reason, cure)
         else:

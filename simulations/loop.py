@@ -239,8 +239,8 @@ class SimLoop(SealedLoop):
         else:
             self._callbacks.append(step)
 
-    def _next(self) -> Step:
-        """What runs next; time goes on if nothing else can. Raises Deadlock."""
+    def _wake(self) -> None:
+        """Put what is due where it waits for its turn; time goes on if nothing else can."""
         timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
         while timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
             when, _, step = heapq.heappop(timers)
@@ -252,25 +252,25 @@ class SimLoop(SealedLoop):
                 self.now_ns = when
                 self._instant_steps = 0
             self._put(step)
-        count = len(tasks)
-        if callbacks:
-            # All callbacks are one lane, each task is one.
-            chosen = int(self._random() * (count + 1)) if count else 0
-            if chosen == count:
-                return callbacks.popleft()
-        elif count > 1:
-            chosen = int(self._random() * count)
-        elif count:
-            return tasks.pop()
-        else:
-            raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
-        # The last one takes its place: the order says nothing, one is drawn.
-        step, tasks[chosen] = tasks[chosen], tasks[-1]
-        tasks.pop()
-        return step
 
     def _run_one(self) -> None:
-        step = self._next()
+        """Run what is next. Raises Deadlock. In one piece, as all that a world does goes through
+        here.
+        """
+        timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
+        if timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
+            self._wake()
+        # All callbacks are one lane, each task is one.
+        lanes = len(tasks) + bool(callbacks)
+        chosen = int(self._random() * lanes) if lanes > 1 else 0
+        if chosen < len(tasks):
+            # The last one takes its place: the order says nothing, one is drawn.
+            step, tasks[chosen] = tasks[chosen], tasks[-1]
+            tasks.pop()
+        elif callbacks:
+            step = callbacks.popleft()
+        else:
+            raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
         if step._cancelled:
             return
         context = step._context
