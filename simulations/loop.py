@@ -42,6 +42,8 @@ THREAD_NS = (50_000, 2_000_000)
 RESOLUTION_NS = 1_000
 """Who waits at all waits for so long."""
 _WATCHED = 1_000
+_awake = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+"""What a timer of `asyncio.sleep` calls."""
 _PURGE_FROM = 512
 
 
@@ -149,8 +151,7 @@ class SimLoop(SealedLoop):
         self._callbacks: deque[Step] = deque()
         self._order = 0
         self._task_number = 0
-        self._instant_steps = 0
-        self._limit = steps_per_instant
+        self._limit = self._most_steps = steps_per_instant
         self._spinning: Counter[str] = Counter()
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         self._running = self._closed = False
@@ -227,7 +228,7 @@ class SimLoop(SealedLoop):
         step = Step(callback, args, self, context, max(when, 1) / SECOND)
         self._order += 1
         if self.cancelled > _PURGE_FROM and self.cancelled * 2 > len(self._timers):
-            self._timers = [timer for timer in self._timers if not timer[2]._cancelled]
+            self._timers[:] = [timer for timer in self._timers if not timer[2]._cancelled]
             heapq.heapify(self._timers)
             self.cancelled = 0
         heapq.heappush(self._timers, (when, self._order, step))
@@ -250,47 +251,53 @@ class SimLoop(SealedLoop):
                 continue
             if when > self.now_ns:
                 self.now_ns = when
-                self._instant_steps = 0
-            self._put(step)
+                self._most_steps = self.steps + self._limit
+            if step._callback is _awake:
+                # A sleep is over: when the sleeper goes is drawn, as of all that can go on.
+                step._callback(*step._args)
+            else:
+                self._put(step)
 
-    def _run_one(self) -> None:
-        """Run what is next. Raises Deadlock. In one piece, as all that a world does goes through
-        here.
+    def _run_until(self, main: asyncio.Future[Any]) -> None:
+        """Run what is next, again and again. Raises Deadlock. In one piece and with its own names
+        for everything, as all that a world does goes through here.
         """
         timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
-        if timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
-            self._wake()
-        # All callbacks are one lane, each task is one.
-        lanes = len(tasks) + bool(callbacks)
-        chosen = int(self._random() * lanes) if lanes > 1 else 0
-        if chosen < len(tasks):
-            # The last one takes its place: the order says nothing, one is drawn.
-            step, tasks[chosen] = tasks[chosen], tasks[-1]
-            tasks.pop()
-        elif callbacks:
-            step = callbacks.popleft()
-        else:
-            raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
-        if step._cancelled:
-            return
-        context = step._context
-        life = context.get(LIFE)
-        if life is not None and life.suspended:
-            life.parked.append(step)
-            return
-        self.steps += 1
-        self._instant_steps += 1
-        if self._instant_steps > self._limit:
-            self._spins(step)
-        self._busy = step
-        try:
-            context.run(step._callback, *step._args)
-        except Livelock:
-            raise
-        except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
-            self.faults.append(f"{step!r} raised {error!r}")
-        if self.halt is not None:
-            raise self.halt
+        draw, done = self._random, main.done
+        while not done():
+            if timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
+                self._wake()
+            # All callbacks are one lane, each task is one.
+            count = len(tasks)
+            lanes = count + 1 if callbacks else count
+            chosen = int(draw() * lanes) if lanes > 1 else 0
+            if chosen < count:
+                # The last one takes its place: the order says nothing, one is drawn.
+                step, tasks[chosen] = tasks[chosen], tasks[-1]
+                del tasks[-1]
+            elif callbacks:
+                step = callbacks.popleft()
+            else:
+                raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
+            if step._cancelled:
+                continue
+            context = step._context
+            life = context.get(LIFE)
+            if life is not None and life.suspended:
+                life.parked.append(step)
+                continue
+            self.steps += 1
+            if self.steps > self._most_steps:
+                self._spins(step)
+            self._busy = step
+            try:
+                context.run(step._callback, *step._args)
+            except Livelock:
+                raise
+            except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
+                self.faults.append(f"{step!r} raised {error!r}")
+            if self.halt is not None:
+                raise self.halt
 
     def stall(self) -> None:
         """The step that is running does not end. Called from another thread: it is made to raise
@@ -308,7 +315,7 @@ class SimLoop(SealedLoop):
         task = getattr(step._callback, "__self__", None)
         name = task.get_name() if isinstance(task, asyncio.Task) else repr(step._callback)
         self._spinning[name] += 1
-        if self._instant_steps > self._limit + _WATCHED:
+        if self.steps > self._most_steps + _WATCHED:
             self._put(step)  # it was not run
             busy = ", ".join(f"{name} ({n})" for name, n in self._spinning.most_common(3))
             raise Livelock(
@@ -344,8 +351,7 @@ class SimLoop(SealedLoop):
         asyncio._set_running_loop(self)
         self._running = True
         try:
-            while not main.done():
-                self._run_one()
+            self._run_until(main)
         except BaseException:
             if not main.done():
                 main.cancel()
@@ -384,7 +390,7 @@ class SimLoop(SealedLoop):
                 await asyncio.sleep(1)
             raise Deadlock(f"tasks that can't be cancelled: {self._waiting()}")
 
-        self._instant_steps = 0
+        self._most_steps = self.steps + self._limit
         self.halt = None
         self.run_until_complete(all_over())
         self.run_until_complete(self.shutdown_asyncgens())
