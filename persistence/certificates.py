@@ -76,8 +76,8 @@ _ED25519_TAIL: Final = bytes.fromhex("300506032b6570034100")
 _TAIL_BYTES: Final = len(_ED25519_TAIL) + SIGNATURE_BYTES
 # What was found out about bytes is true for every `Trust` of a process. Whether the authority is
 # ours, and the session another's already, is each one's own matter.
-_PROVEN: Final[BoundedCache[bytes, Ed25519PublicKey]] = BoundedCache(MAX_KNOWN_REPLICAS)
-"""{session certificate: its session's key} where both signatures in it are good."""
+_PROVEN: Final[BoundedCache[bytes, tuple[int, Ed25519PublicKey]]] = BoundedCache(MAX_KNOWN_REPLICAS)
+"""{certificate: (its session, that one's key)} where both signatures in it are good."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _X509_FAULTS: Final = (
     ValueError,
@@ -359,6 +359,9 @@ class Trust:
             raise Oversized(
                 f"a certificate of {len(certificate)} bytes, above {MAX_CERTIFICATE_BYTES}"
             )
+        proven = _PROVEN.get(certificate)
+        if proven and (known := self.get(proven[0])) and known.certificate == certificate:
+            return known
         payload, signature, possession = byte_fields(certificate, 3, "session certificate")
         session, replica, public, der = self._payload(payload)
         known = self.get(session)
@@ -367,15 +370,16 @@ class Trust:
         certified = self._replica(der)
         if certified.name != replica:
             raise BadSignature(f"{certified.name!r} certified a session in the name of {replica!r}")
-        key = _PROVEN.get(certificate)
-        if key is None:
+        if proven:
+            key = proven[1]
+        else:
             try:
                 certified.key.verify(signature, _SESSION_CONTEXT + payload)
                 key = Ed25519PublicKey.from_public_bytes(public)
                 key.verify(possession, _SESSION_CONTEXT + payload)
             except (InvalidSignature, ValueError) as fault:
                 raise BadSignature(f"session {session} is not certified by {replica!r}") from fault
-            _PROVEN.put(certificate, key)
+            _PROVEN.put(certificate, (session, key))
         if known is not None:
             # A signature may be made anew; that says nothing against its author.
             if (known.replica, known.key) != (replica, key):

@@ -40,7 +40,8 @@ STEPS_PER_INSTANT = 100_000
 THREAD_NS = (50_000, 2_000_000)
 """How long a thread's work takes."""
 RESOLUTION_NS = 1_000
-"""Who waits at all waits for so long."""
+"""Who waits at all waits for so long: else who waits by a host's slower clock would wait for ever
+less."""
 _WATCHED = 1_000
 _awake = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
 """What a timer of `asyncio.sleep` calls."""
@@ -201,7 +202,11 @@ class SimLoop(SealedLoop):
         context: Context | None = None,
     ) -> Step:
         """Run it in so many virtual seconds."""
-        return self.call_at(self.now_ns / SECOND + delay, callback, *args, context=context)
+        now = self.now_ns
+        at = round((now / SECOND + delay) * SECOND)
+        if delay > 0 and at < now + RESOLUTION_NS:
+            at = now + RESOLUTION_NS
+        return self.call_at_ns(at, callback, *args, context=context)
 
     def call_at(
         self,
@@ -213,7 +218,6 @@ class SimLoop(SealedLoop):
         """Run it at this virtual second."""
         at = round(when * SECOND)
         if when > self.now_ns / SECOND:
-            # Waiting takes time. Else who waits by a host's slower clock would wait for ever less.
             at = max(at, self.now_ns + RESOLUTION_NS)
         return self.call_at_ns(at, callback, *args, context=context)
 
@@ -225,7 +229,7 @@ class SimLoop(SealedLoop):
         context: Context | None = None,
     ) -> Step:
         """Run it at this virtual nanosecond, or at once if that is over."""
-        step = Step(callback, args, self, context, max(when, 1) / SECOND)
+        step = Step(callback, args, self, context, when / SECOND if when > 0 else 1 / SECOND)
         self._order += 1
         if self.cancelled > _PURGE_FROM and self.cancelled * 2 > len(self._timers):
             self._timers[:] = [timer for timer in self._timers if not timer[2]._cancelled]
