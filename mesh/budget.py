@@ -86,6 +86,8 @@ class Budget:
         return self._units >= UNITS_MOST
 
     def _fill(self, now: float) -> None:
+        if now == self._at:
+            return
         self._units = min(UNITS_MOST, self._units + max(0.0, now - self._at) * UNITS_PER_S)
         self._at = now
         if self._units >= BREAK_S * UNITS_PER_S:

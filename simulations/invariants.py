@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import parse_frame
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
-from simulations.services import LOG
 from simulations.workload import Promises
 
 if TYPE_CHECKING:
@@ -292,80 +290,6 @@ class Acknowledgements(Checker):
                 )
 
 
-class LogComplete(Checker):
-    """A flush at LOG that returned is in the log; in the end the log has all that a journal has."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self._read: Counter[int] = Counter()
-        self._have: dict[int, dict[int, Spans]] = {}
-        self._owed: dict[str, list[FrameRecord]] = {}
-
-    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
-        """See `Checker.journaled`. An author keeps a frame until the log has it."""
-        self._owed.setdefault(host.name, []).extend(frame for frame in frames if frame.own)
-
-    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
-        """See `Checker.event`."""
-        if kind in ("disk.lost", "disk.restored"):
-            self._owed.pop(host, None)
-        if kind == "acknowledged" and fields["level"] == Durability.LOG:
-            shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
-            lacks = self._spans(shard, session).lacking(1, seq)
-            if lacks:
-                self.wrong(
-                    f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
-                    f"LOG, and the log lacks {lacks}"
-                )
-
-    def judge(self) -> None:
-        """It had the time to come in."""
-        for lack in self.lacking():
-            self.wrong(lack)
-
-    def lacking(self) -> list[str]:
-        """Frames that are, or were, on a disk and not in the log, in words."""
-        found = []
-        for host in self.world.hosts.values():
-            for frame in (*host.disk.frames(), *self._owed.get(host.name, ())):
-                spans = self._spans(frame.shard, frame.session)
-                if spans.lacking(frame.first, frame.last):
-                    found.append(
-                        f"{host.name} journaled seq {frame.first} to {frame.last} of session "
-                        f"{frame.session} in shard {frame.shard}, and the log has not"
-                    )
-        return found
-
-    def _spans(self, shard: int, session: int) -> Spans:
-        """What the log has of a session, with all that came since the last look."""
-        mesh = self.world.authority.mesh
-        records = self.world.services.log_server.records(shard)
-        have = self._have.setdefault(shard, {})
-        for record in records[self._read[shard] :]:
-            header = parse_frame(record.data, mesh.id, mesh.shards).header
-            have.setdefault(header.session, Spans()).add(header.first, header.last)
-        self._read[shard] = len(records)
-        return have.setdefault(session, Spans())
-
-
-class Spans:
-    """Which numbers there are, of those that came in runs."""
-
-    def __init__(self) -> None:
-        self._numbers: set[int] = set()
-
-    def __repr__(self) -> str:
-        return f"<Spans of {len(self._numbers)}>"
-
-    def add(self, first: int, last: int) -> None:
-        """These are there."""
-        self._numbers.update(range(first, last + 1))
-
-    def lacking(self, first: int, last: int) -> list[int]:
-        """Those between, both included, that are not there."""
-        return [one for one in range(first, last + 1) if one not in self._numbers]
-
-
 class Quiet(Checker):
     """Who has nothing to say says little: after convergence traffic falls to its idle rate."""
 
@@ -393,6 +317,4 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
         NothingLost(world, promises),
         NothingResurrected(world, promises),
     ]
-    if LOG in world.services.names:
-        made.append(LogComplete(world))
     return made

@@ -8,24 +8,32 @@ A simulator that finds nothing proves nothing until it has found these.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crdt.errors import CallerError
 from crdt.operation import Transaction
+from crdt.snapshot import decode_snapshot, encode_snapshot
 from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
+from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
+from mesh.services.bus import BusFeed
+from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
+from mesh.services.registry import Registry
+from mesh.services.shared import Services
 from mesh.shards import ShardHost, TakenSnapshot
 from persistence.base import FrameRecord
+from persistence.certificates import Trust
+from persistence.checkpointer import Capture
 from persistence.identity import Identity
+from persistence.sealing import Opener
 from simulations.hosts import SimEntropy
 
 __all__ = ("PLANTS", "Plant", "planted")
@@ -135,8 +143,8 @@ def _one_operation_ahead(real: Any) -> Any:
         if last < 2:
             return taken
         frontier = {**taken.state.frontier, session: last + 1}
-        state = dataclasses.replace(taken.state, frontier=frontier)
-        return dataclasses.replace(taken, state=state)
+        state = replace(taken.state, frontier=frontier)
+        return replace(taken, state=state)
 
     return snapshot
 
@@ -168,6 +176,51 @@ def _counts_before_it_sends(real: Any) -> Any:
         await real(self, epoch, position, records)
 
     return deliver
+
+
+def _forgets_for_services(real: Any) -> Any:
+    del real
+
+    def keep(
+        self: Services, shard: int, upto: Mapping[int, int], *, pressed: bool
+    ) -> dict[int, int]:
+        del self, shard, pressed
+        return dict(upto)
+
+    return keep
+
+
+def _knows_no_log(real: Any) -> Any:
+    def init(self: Registry, core: Core, feed: BusFeed, beats: Heartbeats, logged: Any) -> None:
+        del logged
+        real(self, core, feed, beats, None)
+
+    return init
+
+
+def _knows_no_generation(real: Any) -> Any:
+    del real
+
+    def changed(self: BusFeed, generation: str) -> bool:
+        self._generation = generation
+        return False
+
+    return changed
+
+
+def _claims_one_more(real: Any) -> Any:
+    async def capture(self: CheckpointFeed, shard: int) -> Capture:
+        taken: Capture = await real(self, shard)
+        mesh, sealer = self._core.identity.mesh, self._core.sealer
+        opened = Opener(mesh, Trust(mesh)).open_snapshot(taken.data)
+        state = decode_snapshot(opened.body)
+        session, last = max(state.frontier.items())
+        body = encode_snapshot(replace(state, frontier={**state.frontier, session: last + 1}))
+        certificates = list(opened.certificates.values())
+        data = sealer.seal_snapshot(shard, body, certificates, opened.chain, opened.stamp)
+        return replace(taken, data=data)
+
+    return capture
 
 
 PLANTS: Mapping[str, Plant] = {
@@ -222,6 +275,30 @@ PLANTS: Mapping[str, Plant] = {
         "What is sent to the log counts as being there before the log has said so.",
         ("LogComplete",),
         [(Delivery, "_deliver", _counts_before_it_sends)],
+        "services",
+    ),
+    "prune-before-log": Plant(
+        "The journal forgets what is owed to the log.",
+        ("LogFirst",),
+        [(Services, "keep", _forgets_for_services)],
+        "services",
+    ),
+    "trim-before-log": Plant(
+        "A replica trims the bus before the log has it.",
+        ("LogFirst",),
+        [(Registry, "__init__", _knows_no_log)],
+        "behind",
+    ),
+    "flush-unnoticed": Plant(
+        "That the bus lost its data, or a part of it, is not noticed.",
+        ("Served",),
+        [(BusFeed, "_changed", _knows_no_generation)],
+        "services",
+    ),
+    "checkpoint-cut-not-closed": Plant(
+        "A checkpoint claims an operation more than it holds.",
+        ("CheckpointsWhole",),
+        [(CheckpointFeed, "_capture", _claims_one_more)],
         "services",
     ),
     "frontiers-only": Plant(

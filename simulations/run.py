@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from simulations.checkpoint_invariant import checkpoint_checkers
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
-from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
+from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
+from simulations.service_invariants import Settles, service_checkers
 from simulations.services import SERVICES
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
@@ -169,7 +171,11 @@ class _Performance:
                 )
             )
         world.agents.extend(scenario.agents)
-        self._checkers = checkers_for(world, self._promises)
+        self._checkers = [
+            *checkers_for(world, self._promises),
+            *service_checkers(world),
+            *checkpoint_checkers(world),
+        ]
         for checker in self._checkers:
             checker.tolerated = scenario.tolerated
             # Only those that listen are told.
@@ -192,7 +198,7 @@ class _Performance:
         found = collect(world)
         for checker in self._checkers:
             checker.end(found)
-        await self._logged()
+        await self._settled()
         await self._quiet()
         looking.cancel()
         for invariant in scenario.invariants:
@@ -220,10 +226,10 @@ class _Performance:
                 return world.now - began
         return None
 
-    async def _logged(self) -> None:
-        """Wait until the log has what disks have, for as long as agreeing may take."""
+    async def _settled(self) -> None:
+        """Wait until services have what they must, for as long as agreeing may take."""
         for checker in self._checkers:
-            if isinstance(checker, LogComplete) and self._outcome.healed_s is not None:
+            if isinstance(checker, Settles) and self._outcome.healed_s is not None:
                 for _ in range(int(self._scenario.heal_s / LOOK_S)):
                     if not checker.lacking():
                         break

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from crdt.errors import CallerError
 from simulations.faults import CRASHES, KINDS, NETWORK, ROT, SERVICE
 from simulations.network import Conditions
-from simulations.services import SERVICES
+from simulations.services import BUS, LOG, SERVICES
 from simulations.workload import Load
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
                  (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
                  settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
+        Scenario("behind", "The event log falls behind a bus that is well.",
+                 ("log-down", "log-slow", "log-unacknowledged", "kill"), shards=1,
+                 load=Load(edits=1.0), services=(BUS, LOG), settings=SERVICE_SETTINGS),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
     )

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from mesh.environment import Bus, BusBatch
+from mesh.services import registry
 from mesh.transports.memory_bus import MemoryBusServer
 from persistence.base import (
     CheckpointInfo,
@@ -40,6 +42,7 @@ __all__ = (
     "SimBus",
     "SimCheckpoints",
     "SimLog",
+    "short_streams",
 )
 
 T = TypeVar("T")
@@ -47,8 +50,21 @@ BUS, LOG, CHECKPOINTS = SERVICES = ("bus", "log", "checkpoints")
 """All services there may be; also what their hosts are called in the network."""
 STREAM_ENTRIES = 200
 """Entries that a stream of the bus keeps: so few that slow readers meet the bound."""
+KEPT, TRIM_S = 8, 2.0
+"""What `mesh.services.registry` calls so, for as long as a world runs."""
 TIMEOUT_S = 5.0
 """How long a client waits for an answer that never comes."""
+
+
+@contextmanager
+def short_streams() -> Iterator[None]:
+    """Streams of half a minute are trimmed as those of days are."""
+    real = registry.KEPT, registry.TRIM_S
+    registry.KEPT, registry.TRIM_S = KEPT, TRIM_S
+    try:
+        yield
+    finally:
+        registry.KEPT, registry.TRIM_S = real
 
 
 class _Way:
@@ -75,6 +91,35 @@ class _Way:
             # Some networks say so, others say nothing.
             await asyncio.sleep(0 if self._rng.random() < 0.3 else TIMEOUT_S)
             raise ServiceUnavailable(f"no way from {source} to {target}", "mend the network")
+
+
+class _BusServer(MemoryBusServer):
+    """Tells of every entry that it takes, and of those that a replica has it drop."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(STREAM_ENTRIES)
+        self._services = services
+
+    def append(self, frames: Sequence[tuple[int, bytes]]) -> str:
+        """See `MemoryBusServer.append`."""
+        generation = super().append(frames)
+        for shard, data in frames:
+            for told in self._services.on_publish:
+                told(generation, shard, data)
+        return generation
+
+    def cut(self, below: Mapping[int, Sequence[str]], generation: str) -> None:
+        """See `MemoryBusServer.cut`."""
+        before = self.batch(dict.fromkeys(below, ""), STREAM_ENTRIES).entries
+        super().cut(below, generation)
+        kept = {
+            (e.shard, e.position)
+            for e in self.batch(dict.fromkeys(below, ""), STREAM_ENTRIES).entries
+        }
+        for entry in before:
+            if (entry.shard, entry.position) not in kept:
+                for told in self._services.on_trim:
+                    told(entry.shard, entry.data)
 
 
 class SimBus:
@@ -247,7 +292,11 @@ class Services:
         self._rng = rng
         self.names = tuple(names)
         self.shards = shards
-        self.bus_server = MemoryBusServer(STREAM_ENTRIES)
+        self.on_publish: list[Callable[[str, int, bytes], None]] = []
+        """Told (generation, shard, frame) of what the bus took."""
+        self.on_trim: list[Callable[[int, bytes], None]] = []
+        """Told (shard, frame) of what a replica had the bus drop."""
+        self.bus_server = _BusServer(self)
         self.log_server = MemoryLogServer(shards)
         self.checkpoint_server = MemoryCheckpointServer(clock)
         self.bus_full = False
@@ -280,6 +329,17 @@ class Services:
             CHECKPOINTS: self.checkpoint_server,
         }
         return servers[name]
+
+    def checkpoint(self, shard: int) -> tuple[CheckpointInfo, bytes] | None:
+        """A shard's newest checkpoint that counts, whether the store answers or not."""
+        server = self.checkpoint_server
+        counting = [info for info in server.checkpoints(shard) if info.verified]
+        if not counting:
+            return None
+        newest = max(counting, key=lambda info: (info.fence, info.id))
+        data = server._load(newest.id)
+        assert data is not None
+        return newest, data
 
     def heal(self) -> None:
         """All are up, and well."""

@@ -33,7 +33,7 @@ from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, drawn
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
 from simulations.network import Conditions, Network, SimTransport
-from simulations.services import Services
+from simulations.services import Services, short_streams
 from simulations.trace import Trace
 from simulations.walls import walls
 
@@ -382,7 +382,7 @@ class World:
 
     def run(self, scenario: Callable[[World], Awaitable[T]]) -> T:
         """Run a scenario to its end, and the world with it. Raises Escaped, Livelock, Deadlock."""
-        with walls(self.loop, self.true_clock.wall_ms), _uncollected():
+        with walls(self.loop, self.true_clock.wall_ms), _uncollected(), short_streams():
             try:
                 return self.loop.run_until_complete(_as_coroutine(scenario(self)))
             finally:
