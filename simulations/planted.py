@@ -15,6 +15,7 @@ from typing import Any
 
 from crdt.errors import CallerError
 from crdt.operation import Transaction
+from crdt.types.bounded import BoundedEditor
 from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
@@ -26,6 +27,14 @@ from mesh.shards import ShardHost
 from persistence.base import FrameRecord
 from persistence.identity import Identity
 from simulations.hosts import SimEntropy
+from simulations.planted_decisions import (
+    forgets_answers,
+    ignores_tokens,
+    needs_no_right,
+    never_fences,
+)
+from workflows import claims, machine
+from workflows.decider import Decider
 
 __all__ = ("PLANTS", "Plant", "planted")
 
@@ -196,6 +205,24 @@ PLANTS: Mapping[str, Plant] = {
         "What is sent to the log counts as being there before the log has said so.",
         ("LogComplete",),
         [(Delivery, "_deliver", _counts_before_it_sends)],
+        "services",
+    ),
+    "claim-unfenced": Plant(
+        "A token is accepted when it is out of date.",
+        ("Fencing", "Linearizable"),
+        [(claims, "fenced", never_fences), (machine, "_check_owner", ignores_tokens)],
+        "services",
+    ),
+    "transition-decided-twice": Plant(
+        "A request that comes again is decided again.",
+        ("OneWinner", "Linearizable"),
+        [(Decider, "fire", forgets_answers)],
+        "services",
+    ),
+    "budget-without-rights": Plant(
+        "Sessions spend from a budget what others have the right to.",
+        ("NeverOverdrawn",),
+        [(BoundedEditor, "_need", needs_no_right)],
         "services",
     ),
     "frontiers-only": Plant(

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from simulations.claimants import Claimant, History
+from simulations.decisions import decision_checkers
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
 from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
-from simulations.services import SERVICES
+from simulations.services import SERVICES, TEMPORAL
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
 
@@ -158,6 +160,7 @@ class _Performance:
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
+        history = History()
         if scenario.load is not None:
             only = None if part.writers is None else [host_name(one) for one in part.writers]
             world.agents.append(
@@ -168,8 +171,14 @@ class _Performance:
                     only,
                 )
             )
+            if TEMPORAL in world.services.names:
+                world.agents.append(
+                    Claimant(history, lambda host, run: world.chance("claimant", host, run), only)
+                )
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
+        if TEMPORAL in world.services.names:
+            self._checkers += decision_checkers(world, history)
         for checker in self._checkers:
             checker.tolerated = scenario.tolerated
             # Only those that listen are told.
