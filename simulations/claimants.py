@@ -61,13 +61,15 @@ ERA_S = 10.0
 THINGS = 2
 PURSE = "1"
 
-EFFECTS: ContextVar[Callable[[Transition], None]] = ContextVar("EFFECTS")
+EFFECTS: ContextVar[Callable[[Transition], None] | None] = ContextVar("EFFECTS", default=None)
 """Who is told of an action that is performed."""
 
 
 @action("simulations.effect")
 async def _effect(transition: Transition) -> None:
-    EFFECTS.get(lambda _: None)(transition)
+    tell = EFFECTS.get()
+    if tell is not None:
+        tell(transition)
 
 
 class Affair(Document):

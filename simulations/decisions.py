@@ -11,7 +11,7 @@ from simulations.checkers import Evidence
 from simulations.claimants import EFFECTS, MACHINES, PURSE, Affair, History, Operation, Purse
 from simulations.coordination import Commit
 from simulations.invariants import Checker
-from simulations.linearizable import NEVER, Call, unexplained
+from simulations.linearizable import NEVER, Call, Undecidable, unexplained
 from workflows.machine import TOKEN, Machine
 from workflows.publish import decision_value
 
@@ -162,12 +162,16 @@ class Linearizable(_Judge):
         for key, operations in self._history.operations.items():
             machine = MACHINES[key.partition("/")[0]]
             calls = [
-                Call(one.began, one.ended, one)
+                Call(one.began, one.ended, one, idle=one.answer is None or not one.event)
                 for one in operations
                 if one.event or one.ended < NEVER
             ]
             after: Callable[[_Stand, Operation], _Stand | None] = partial(_after, machine)
-            stuck = unexplained(calls, _Stand(machine.initial), after)
+            try:
+                stuck = unexplained(calls, _Stand(machine.initial), after)
+            except Undecidable as error:
+                self.wrong(f"{key}: {error}")
+                continue
             if stuck:
                 shown = "; ".join(str(call.what) for call in stuck)
                 self.wrong(

@@ -31,11 +31,14 @@ class Undecidable(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[O]):
-    """One call and its times. `what` says what was asked and answered."""
+    """One call and its times. `what` says what was asked and answered; `idle`: such an answer
+    leaves every state as it was.
+    """
 
     began: float
     ended: float
     what: O
+    idle: bool = False
 
 
 def unexplained(
@@ -80,7 +83,7 @@ def _next(
     following: Sequence[int],
     after: Callable[[S, O], S | None],
 ) -> list[tuple[int, S]]:
-    """What may come next; the likeliest last. What changes nothing and fits may as well be now."""
+    """What may come next; the likeliest last. What is idle and fits may as well be now."""
     sure: list[tuple[int, S]] = []
     unsure: list[tuple[int, S]] = []
     for number in following:
@@ -91,7 +94,7 @@ def _next(
         if calls[number].ended == NEVER:
             if then != state:
                 unsure.append(step)
-        elif then == state:
+        elif calls[number].idle:
             return [step]
         else:
             sure.append(step)
