@@ -35,7 +35,17 @@ from workflows.registry import action, register
 if TYPE_CHECKING:
     from simulations.world import Host
 
-__all__ = ("EFFECTS", "MACHINES", "TASK", "Affair", "Claimant", "History", "Operation", "Purse")
+__all__ = (
+    "EFFECTS",
+    "MACHINES",
+    "TASK",
+    "Affair",
+    "Claimant",
+    "History",
+    "Operation",
+    "Purse",
+    "document_of",
+)
 
 TASK = register(
     Machine(
@@ -54,7 +64,7 @@ TASK = register(
 )
 MACHINES = {one.name: one for one in (EXCLUSIVE, TASK)}
 WORKERS = 2
-PAUSE_S, WORK_S, RETRY_S = 1.0, 0.7, 0.5
+PAUSE_S, WORK_S, RETRY_S = 2.0, 0.7, 0.5
 """Seconds, on average: between errands, under a claim, until a question is asked again."""
 ERA_S = 10.0
 """For how long the same things are claimed, so that each is asked for some dozens of times only."""
@@ -76,6 +86,11 @@ class Affair(Document):
     """What was decided about one thing."""
 
     decision: Decided[dict[str, Any]]
+
+
+def document_of(key: str) -> str:
+    """The name of the Affair that tells of a machine."""
+    return key.replace("/", ".")
 
 
 class Purse(Document):
@@ -211,7 +226,7 @@ class _Worker:
 
     async def _suspect(self, machine: Machine, id: str) -> None:
         """Believe that a holder is gone, as the mesh tells of one; rightly or not."""
-        affair = self._replica.get(Affair, f"{machine.name}.{id}")
+        affair = self._replica.get(Affair, document_of(f"{machine.name}/{id}"))
         holder = claim_of(affair.decision).holder if affair is not None else ""
         if holder and self._rng.random() < 0.5:
             await self._fire(machine, id, "expire")
@@ -237,7 +252,8 @@ class _Worker:
         request = f"{self._name}.{self._asked}"
         loop = asyncio.get_running_loop()
         asked = Operation(self._host.name, event, request, token, loop.time())
-        self._history.operations.setdefault(f"{machine.name}/{id}", []).append(asked)
+        key = f"{machine.name}/{id}"
+        self._history.operations.setdefault(key, []).append(asked)
         for _ in range(self._rng.choice((1, 3, 12))):
             try:
                 asked.answer = await ask(request)
@@ -249,7 +265,7 @@ class _Worker:
                 return None
             asked.ended = loop.time()
             assert asked.answer is not None
-            publish(self._replica, Affair, f"{machine.name}.{id}", "decision", asked.answer)
+            publish(self._replica, Affair, document_of(key), "decision", asked.answer)
             return asked.answer
         return None
 
