@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Hashable)
 O = TypeVar("O")  # noqa: E741 - an operation
 NEVER = math.inf
 """When a call ended whose answer nobody saw."""
-MOST = 200_000
+MOST = 50_000
 """Partial orders that are looked at before it is given up."""
 
 
