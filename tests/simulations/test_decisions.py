@@ -238,3 +238,14 @@ def test_too_much_choice_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [Call(0, 9, ("write", rng.randrange(5, 9))) for _ in range(12)]
     with pytest.raises(Undecidable, match="13 calls"):
         unexplained([*calls, Call(0, 9, ("read", 1))], 0, register)
+
+
+def test_a_history_that_cannot_be_judged_is_no_history_that_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linearizable, "MOST", 1)
+    history = [
+        asked("ada", "claim", (0, 1), held(1, "ada")),
+        asked("ada", "release", (2, 3), freed(2)),
+    ]
+    assert "partial orders" in verdict(Linearizable, world, *history)[0]
