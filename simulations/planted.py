@@ -28,6 +28,7 @@ from persistence.base import FrameRecord
 from persistence.identity import Identity
 from simulations.hosts import SimEntropy
 from simulations.planted_decisions import (
+    acts_first,
     forgets_answers,
     ignores_tokens,
     needs_no_right,
@@ -217,6 +218,12 @@ PLANTS: Mapping[str, Plant] = {
         "A request that comes again is decided again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", forgets_answers)],
+        "services",
+    ),
+    "effect-before-commit": Plant(
+        "Actions are performed before the decision stands, and where it never does.",
+        ("NoEffectBeforeCommit",),
+        [(Decider, "_decide", acts_first)],
         "services",
     ),
     "budget-without-rights": Plant(

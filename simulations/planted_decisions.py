@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from crdt.types.bounded import BoundedEditor
 from workflows.decider import Decider
 from workflows.machine import TOKEN, MachineState, Rule
-from workflows.messages import Fire
+from workflows.messages import Due, Fire
 
-__all__ = ("forgets_answers", "ignores_tokens", "needs_no_right", "never_fences")
+__all__ = ("acts_first", "forgets_answers", "ignores_tokens", "needs_no_right", "never_fences")
 
 
 def never_fences(real: Any) -> Any:
@@ -44,6 +45,21 @@ def forgets_answers(real: Any) -> Any:
         return real(self, fire)
 
     return fire
+
+
+def acts_first(real: Any) -> Any:
+    """For `Decider._decide`: actions are on their way before it is known whether they may be."""
+
+    def decide(self: Decider, fire: Fire) -> Any:
+        now = self.state
+        for rule in self._definition.rules_of(fire.event, now.state):
+            expected = dataclasses.replace(
+                now, state=rule.target, epoch=now.epoch + 1, event=fire.event, source=now.state
+            )
+            self.due.extend(Due(action, expected) for action in rule.actions)
+        return real(self, fire)
+
+    return decide
 
 
 def needs_no_right(real: Any) -> Any:
