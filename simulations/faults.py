@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
 from simulations import misfortunes
-from simulations.services import BUS, CHECKPOINTS, LOG
+from simulations.services import BUS, CHECKPOINTS, LOG, TEMPORAL
 
 if TYPE_CHECKING:
     from simulations.services import Services
@@ -475,6 +475,10 @@ KINDS: Mapping[str, Kind] = {
         _service(CHECKPOINTS), (0.1, 0.2), _service_fault(misfortunes.unanswered),
         service=CHECKPOINTS,
     ),
+    **{
+        name: Kind(meaning, _service(TEMPORAL), lasts, _service_fault(befall), service=TEMPORAL)
+        for name, (meaning, lasts, befall) in misfortunes.OF_TEMPORAL.items()
+    },
     ROT: Kind(
         "A value in a replica's memory turns into another.", _one, (0.1, 0.2), _rot,
         breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),

@@ -16,6 +16,7 @@ from typing import Any
 from crdt.errors import CallerError
 from crdt.operation import Transaction
 from crdt.snapshot import decode_snapshot, encode_snapshot
+from crdt.types.bounded import BoundedEditor
 from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
@@ -35,6 +36,15 @@ from persistence.checkpointer import Capture
 from persistence.identity import Identity
 from persistence.sealing import Opener
 from simulations.hosts import SimEntropy
+from simulations.planted_decisions import (
+    acts_first,
+    forgets_answers,
+    ignores_tokens,
+    needs_no_right,
+    never_fences,
+)
+from workflows import claims, machine
+from workflows.decider import Decider
 
 __all__ = ("PLANTS", "Plant", "planted")
 
@@ -299,6 +309,30 @@ PLANTS: Mapping[str, Plant] = {
         "A checkpoint claims an operation more than it holds.",
         ("CheckpointsWhole",),
         [(CheckpointFeed, "_capture", _claims_one_more)],
+        "services",
+    ),
+    "claim-unfenced": Plant(
+        "A token is accepted when it is out of date.",
+        ("Fencing", "Linearizable"),
+        [(claims, "fenced", never_fences), (machine, "_check_owner", ignores_tokens)],
+        "services",
+    ),
+    "transition-decided-twice": Plant(
+        "A request that comes again is decided again.",
+        ("OneWinner", "Linearizable"),
+        [(Decider, "fire", forgets_answers)],
+        "services",
+    ),
+    "effect-before-commit": Plant(
+        "Actions are performed before the decision stands, and where it never does.",
+        ("NoEffectBeforeCommit",),
+        [(Decider, "_decide", acts_first)],
+        "services",
+    ),
+    "budget-without-rights": Plant(
+        "Sessions spend from a budget what others have the right to.",
+        ("NeverOverdrawn",),
+        [(BoundedEditor, "_need", needs_no_right)],
         "services",
     ),
     "frontiers-only": Plant(

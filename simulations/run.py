@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simulations.checkpoint_invariant import checkpoint_checkers
+from simulations.claimants import Claimant, History
+from simulations.decisions import decision_checkers
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
 from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
@@ -21,7 +23,7 @@ from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
 from simulations.service_invariants import Settles, service_checkers
-from simulations.services import SERVICES
+from simulations.services import SERVICES, TEMPORAL
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
 
@@ -160,6 +162,7 @@ class _Performance:
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
+        history = History()
         if scenario.load is not None:
             only = None if part.writers is None else [host_name(one) for one in part.writers]
             world.agents.append(
@@ -170,12 +173,18 @@ class _Performance:
                     only,
                 )
             )
+            if TEMPORAL in world.services.names:
+                world.agents.append(
+                    Claimant(history, lambda host, run: world.chance("claimant", host, run), only)
+                )
         world.agents.extend(scenario.agents)
         self._checkers = [
             *checkers_for(world, self._promises),
             *service_checkers(world),
             *checkpoint_checkers(world),
         ]
+        if TEMPORAL in world.services.names:
+            self._checkers += decision_checkers(world, history)
         for checker in self._checkers:
             checker.tolerated = scenario.tolerated
             # Only those that listen are told.

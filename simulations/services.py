@@ -27,10 +27,12 @@ from persistence.base import (
     Lease,
     LogFrame,
     LogRecord,
+    Probe,
     ServiceUnavailable,
 )
 from persistence.memory_checkpoints import MemoryCheckpointServer
 from persistence.memory_log import MemoryLogServer
+from simulations.coordination import SimCoordinator, TemporalServer
 from simulations.network import Network
 
 __all__ = (
@@ -38,15 +40,17 @@ __all__ = (
     "CHECKPOINTS",
     "LOG",
     "SERVICES",
+    "TEMPORAL",
     "Services",
     "SimBus",
     "SimCheckpoints",
     "SimLog",
+    "Way",
     "short_streams",
 )
 
 T = TypeVar("T")
-BUS, LOG, CHECKPOINTS = SERVICES = ("bus", "log", "checkpoints")
+BUS, LOG, CHECKPOINTS, TEMPORAL = SERVICES = ("bus", "log", "checkpoints", "temporal")
 """All services there may be; also what their hosts are called in the network."""
 STREAM_ENTRIES = 200
 """Entries that a stream of the bus keeps: so few that slow readers meet the bound."""
@@ -67,7 +71,7 @@ def short_streams() -> Iterator[None]:
         registry.KEPT, registry.TRIM_S = real
 
 
-class _Way:
+class Way:
     """From one host to one service, and back."""
 
     def __init__(self, network: Network, rng: random.Random, host: str, service: str) -> None:
@@ -125,7 +129,7 @@ class _BusServer(MemoryBusServer):
 class SimBus:
     """`mesh.environment.Bus` as one run of a replica sees it."""
 
-    def __init__(self, services: Services, bus: Bus, way: _Way) -> None:
+    def __init__(self, services: Services, bus: Bus, way: Way) -> None:
         self._services = services
         self._bus = bus
         self._way = way
@@ -179,7 +183,7 @@ class SimBus:
 class SimLog:
     """`persistence.base.EventLog` as one run of a replica sees it."""
 
-    def __init__(self, log: EventLog, way: _Way) -> None:
+    def __init__(self, log: EventLog, way: Way) -> None:
         self._log = log
         self._way = way
 
@@ -212,7 +216,7 @@ class SimLog:
 class SimCheckpoints:
     """`persistence.base.CheckpointStore` as one run of a replica sees it."""
 
-    def __init__(self, store: CheckpointStore, way: _Way) -> None:
+    def __init__(self, store: CheckpointStore, way: Way) -> None:
         self._store = store
         self._way = way
 
@@ -299,6 +303,7 @@ class Services:
         self.bus_server = _BusServer(self)
         self.log_server = MemoryLogServer(shards)
         self.checkpoint_server = MemoryCheckpointServer(clock)
+        self.temporal_server = TemporalServer(rng)
         self.bus_full = False
         """Whether the bus takes nothing more."""
 
@@ -321,12 +326,22 @@ class Services:
             return None
         return SimCheckpoints(self.checkpoint_server.store(), self._way(host, CHECKPOINTS))
 
+    def coordinator(
+        self, host: str, clock: Clock, probe: Probe, timeout_s: float
+    ) -> SimCoordinator | None:
+        """See `bus`. It waits so many seconds for an answer."""
+        if TEMPORAL not in self.names:
+            return None
+        way = self._way(host, TEMPORAL)
+        return SimCoordinator(self.temporal_server, way, clock, probe, timeout_s)
+
     def server(self, name: str) -> _Stops:
         """The server of this service."""
         servers: Mapping[str, _Stops] = {
             BUS: self.bus_server,
             LOG: self.log_server,
             CHECKPOINTS: self.checkpoint_server,
+            TEMPORAL: self.temporal_server,
         }
         return servers[name]
 
@@ -346,9 +361,10 @@ class Services:
         self.bus_full = False
         for name in SERVICES:
             self.server(name).start()
-        for server in (self.log_server, self.checkpoint_server):
+        for server in (self.log_server, self.checkpoint_server, self.temporal_server):
             server.slow(0.0)
+        self.temporal_server.repeats = 0.0
         self.log_server.duplicate(1)
 
-    def _way(self, host: str, service: str) -> _Way:
-        return _Way(self.network, self._rng, host, service)
+    def _way(self, host: str, service: str) -> Way:
+        return Way(self.network, self._rng, host, service)

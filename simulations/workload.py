@@ -159,7 +159,7 @@ class Writer:
 
     @staticmethod
     def _level(host: Host, rng: random.Random) -> Durability:
-        served = [LEVELS[name] for name in host.services]
+        served = [LEVELS[name] for name in host.services if name in LEVELS]
         return rng.choice(
             (
                 Durability.JOURNAL, Durability.PEERS(1), Durability.PEERS(2), Durability.MAJORITY,

@@ -86,13 +86,17 @@ class Run:
         self.context.run(LIFE.set, self.life)
         self.journal = SimJournal(host.disk)
         self.transport: SimTransport = world.network.transport(host.name, host.identity.certificate)
+        probe = SimProbe(world, host.name)
         environment = Environment(
             host.clock,
             SimEntropy(world.seed, host.name, number),
-            SimProbe(world, host.name),
+            probe,
             self.journal,
             self.transport,
             Combined(host.seeds, Learned(host.clock.monotonic)),
+            world.services.coordinator(
+                host.name, host.clock, probe, world.settings.temporal.timeout_s
+            ),
             bus=world.services.bus(host.name),
             log=world.services.log(host.name),
             checkpoints=world.services.checkpoints(host.name),
