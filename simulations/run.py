@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from simulations.faults import Fault, draw, launch
@@ -18,6 +18,7 @@ from simulations.hosts import drawn
 from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
+from simulations.scenario import equipped
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
 from simulations.services import SERVICES
 from simulations.workload import Promises, Writer
@@ -70,7 +71,7 @@ def simulate(
     watch: Callable[[World], None] | None = None,
 ) -> Outcome:
     """Run one seed, or a part of it. `watch` gets the world before it begins."""
-    scenario = drawn_scenario(scenario, seed)
+    scenario = equipped(drawn_scenario(scenario, seed))
     world = World(
         seed,
         scenario.replicas,
@@ -96,7 +97,9 @@ def simulate(
 def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
     everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
     services = scenario.services
-    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
+    plan: Iterable[Fault] | None = scenario.plan
+    if plan is None:
+        plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
     left = {number: fault.among([*world.names, *services]) for number, fault in enumerate(plan, 1)}
     return {
         number: fault

@@ -12,7 +12,9 @@ import random
 from collections import Counter as Tally
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from crdt import Counter, Document, Feed, Flag, Map, Maximum, MultiValue, Register, Set, Text
 from crdt.errors import ServiceError
@@ -67,10 +69,10 @@ class Load:
     `flush` share of edits waits for durability, every `papers` share makes or deletes a paper.
     """
 
-    edits: float = 0.5
-    sheets: int = 4
-    flush: float = 0.25
-    papers: float = 0.1
+    edits: PositiveFloat = 0.5
+    sheets: PositiveInt = 4
+    flush: Annotated[float, Field(ge=0, le=1)] = 0.25
+    papers: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
 @dataclass(slots=True)

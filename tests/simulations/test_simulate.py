@@ -222,7 +222,7 @@ def test_the_command_prints_one_object(capfd: pytest.CaptureFixture[str]) -> Non
     found = json.loads(out[0])
     assert set(found) == {
         "scenario", "seeds", "violations", "seconds", "seeds_per_second",
-        "simulated_seconds_per_second", "trace_hash",
+        "simulated_seconds_per_second", "trace_hash", "marks_missed",
     }  # fmt: skip
     assert found["scenario"] == "calm"
     assert found["seeds"] == 2
@@ -264,7 +264,7 @@ def test_a_soak_ends_in_time_and_says_which_rare_paths_it_never_took(
     found = json.loads(ended.out)
     assert found["seeds"] >= 1
     assert found["violations"] == []
-    assert "never met" in ended.err
+    assert "never taken" in ended.err
     assert MARKS[0] in ended.err
 
 
