@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -145,10 +145,10 @@ class _Reader:
         keys = self.built(_Keys, table)
         base = self._base(keys, table)
         if keys.plant and keys.plant not in PLANTS:
-            self.wrong(("plant",), f"no planted bug{nearest(keys.plant, list(PLANTS))}")
+            self.wrong(("plant",), _none(keys.plant, "planted bug", PLANTS))
         for number, service in enumerate(keys.services or ()):
             if service not in SERVICES:
-                self.wrong(("services", number), f"no service{nearest(service, list(SERVICES))}")
+                self.wrong(("services", number), _none(service, "service", SERVICES))
         said: dict[str, Any] = {
             "meaning": keys.meaning,
             "replicas": keys.replicas,
@@ -201,7 +201,8 @@ class _Reader:
                 try:
                     Settings().override(**{f"{section}__{name}": value})
                 except SettingsError as error:
-                    self.wrong(("settings", section, name), str(error))
+                    said = str(error).replace(" in arguments", "").replace(" (from arguments)", "")
+                    self.wrong(("settings", section, name), said)
         return flat
 
     def _faults(self, scenario: Scenario, keys: _Keys) -> Scenario:
@@ -210,7 +211,7 @@ class _Reader:
                 self.wrong(("kinds",), "kinds are drawn and faults are exact; give one of the two")
             for number, kind in enumerate(keys.kinds):
                 if kind not in KINDS:
-                    self.wrong(("kinds", number), f"{kind!r} is no fault{nearest(kind, [*KINDS])}")
+                    self.wrong(("kinds", number), _none(kind, "fault", KINDS))
             text = ",".join(keys.kinds) or "none"
             try:
                 kinds = (
@@ -231,7 +232,7 @@ class _Reader:
         place: Place = ("faults", number)
         keys = self.built(_FaultKeys, table, place)
         if keys.kind not in KINDS:
-            self.wrong((*place, "kind"), f"{keys.kind!r} is no fault{nearest(keys.kind, [*KINDS])}")
+            self.wrong((*place, "kind"), _none(keys.kind, "fault", KINDS))
         if not keys.t < keys.until <= scenario.fault_s:
             self.wrong(
                 (*place, "until"),
@@ -242,6 +243,10 @@ class _Reader:
         if problem := _misplaced(fault, hosts, scenario.services):
             self.wrong((*place, "targets"), problem)
         return fault
+
+
+def _none(name: str, what: str, known: Iterable[str]) -> str:
+    return f"{name!r} is no {what}{nearest(name, list(known))}"
 
 
 def _misplaced(fault: Fault, hosts: Sequence[str], services: Sequence[str]) -> str:
