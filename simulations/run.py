@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from simulations.corners import cornered
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
 from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
@@ -143,7 +144,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
     services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
     if services:
         settings |= SERVICE_SETTINGS
-    return dataclasses.replace(
+    scenario = dataclasses.replace(
         scenario,
         weather=weather,
         settings=settings,
@@ -151,6 +152,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
         shards=rng.choice((1, 4, 4, 16)),
         services=services,
     )
+    return cornered(scenario, seed)
 
 
 class _Performance:

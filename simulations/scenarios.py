@@ -86,8 +86,12 @@ MARKS = (
     "a snapshot is served",
     "closed before all peers had everything",
     "closed while it was flushed for closing",
+    "left without a word on the bus",
+    "a checkpoint has what its lease's holder lacks",
 )
-"""Rare paths of the production code that a soak must have taken."""
+"""Rare paths of the production code, each marked there by `probe.sometimes`, that a soak must have
+taken.
+"""
 
 
 def scenario_named(name: str) -> Scenario:
