@@ -27,7 +27,7 @@ from simulations.faults import KINDS
 from simulations.planted import PLANTS, planted
 from simulations.report import check_place, write_report
 from simulations.run import Outcome, Part
-from simulations.scenario import faults_of, imported
+from simulations.scenario import GROUPS, faults_of, imported
 from simulations.scenario_files import ScenarioFile, load, saved
 from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
 from simulations.services import SERVICES
@@ -374,6 +374,8 @@ def _list() -> None:
     typer.echo("faults:")
     for name, kind in KINDS.items():
         typer.echo(f"  {name:18} {kind.meaning}")
+    for name, kinds in GROUPS.items():
+        typer.echo(f"  {name:18} All of {', '.join(kinds)}.")
     typer.echo("planted bugs:")
     for name, bug in PLANTS.items():
         typer.echo(f"  {name:22} {bug.meaning} ({bug.scenario})")

@@ -65,10 +65,10 @@ def scenario(
     """A scenario with these agents: async functions of a replica.
 
     Each runs beside every replica, again after each restart, for so many virtual `seconds`, while
-    `faults` happen: "all", "none", "network", "crashes", or names of `mesh simulate --list` with
-    commas. Then agents are cancelled, the faults end, and once all replicas agree each of
-    `invariants` is called with the world: what it raises is what is wrong. That all replicas agree,
-    and all else that a mesh promises, is judged in any case.
+    `faults` happen: "all", "none", or with commas "network", "crashes" and names of
+    `mesh simulate --list`. Then agents are cancelled, the faults end, and once all replicas agree
+    each of `invariants` is called with the world: what it raises is what is wrong. That all replicas
+    agree, and all else that a mesh promises, is judged in any case.
 
     `services`: which of "bus", "log" and "checkpoints" each replica has. `network`: how the network
     is where nothing is wrong with it. `settings`: of all replicas, as for `load_settings`. `load`:
@@ -88,7 +88,9 @@ def scenario(
 
 def faults_of(text: str, services: Sequence[str]) -> tuple[str, ...]:
     """The kinds of faults that a text names, in a world with these services. Raises CallerError."""
-    kinds = GROUPS.get(text) or chosen_kinds(text, SCENARIOS["swarm"].kinds)
+    parts = (part.strip() for part in text.split(","))
+    names = ",".join(",".join(GROUPS.get(part, (part,))) for part in parts)
+    kinds = tuple(dict.fromkeys(chosen_kinds(names, SCENARIOS["swarm"].kinds)))
     for kind in kinds if text != "all" else ():
         service = KINDS[kind].service
         if service not in ("", *services):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def test_a_file_says_what_runs(tmp_path: Path) -> None:
     outcome = perform_one(found.task())
     assert outcome.violations == []
     assert [fault.kind for fault in outcome.plan.values()] == ["isolate", "bus-down", "kill"]
+
+
+def test_the_file_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    task = load(written(tmp_path, text)).task()
+    assert perform_one(task).violations == []
 
 
 def test_kinds_of_a_file_are_drawn_by_each_seed(tmp_path: Path) -> None:
