@@ -67,8 +67,8 @@ def scenario(
     Each runs beside every replica, again after each restart, for so many virtual `seconds`, while
     `faults` happen: "all", "none", or with commas "network", "crashes" and names of
     `mesh simulate --list`. Then agents are cancelled, the faults end, and once all replicas agree
-    each of `invariants` is called with the world: what it raises is what is wrong. That all replicas
-    agree, and all else that a mesh promises, is judged in any case.
+    each of `invariants` is called with the world: what it raises is what is wrong. That they agree,
+    and all else that a mesh promises, is judged in any case.
 
     `services`: which of "bus", "log" and "checkpoints" each replica has. `network`: how the network
     is where nothing is wrong with it. `settings`: of all replicas, as for `load_settings`. `load`:
