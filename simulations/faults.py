@@ -68,6 +68,11 @@ class Kind:
     breaks: frozenset[str] = frozenset()
     service: str = ""
 
+    @property
+    def hits_ways(self) -> bool:
+        """Whether its targets are ways, or hosts."""
+        return self.targets in _WAYS
+
 
 def draw(
     rng: random.Random, names: Names, kinds: Iterable[str], seconds: float, services: Names = ()
@@ -89,7 +94,7 @@ def draw(
     while (at := at + rng.expovariate(1 / mean)) < seconds - 1.0:
         name = rng.choice(chosen)
         kind = KINDS[name]
-        targets = kind.targets(rng, [*names, *services] if kind.targets in _WAYS else names)
+        targets = kind.targets(rng, [*names, *services] if kind.hits_ways else names)
         shortest, longest = kind.lasts
         until = min(at + shortest * (longest / shortest) ** rng.random(), seconds)
         if targets and not (kind.scarce and spent):

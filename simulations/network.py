@@ -19,7 +19,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from crdt.errors import CallerError, ServiceError
 from mesh.environment import Link, LinkClosed
@@ -28,6 +30,7 @@ from simulations.trace import Trace
 
 __all__ = ("Conditions", "Network", "Observer", "SimLink", "SimTransport", "Unreachable")
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 CONNECT_S = 5.0
 """How long a dial waits for an answer that never comes."""
 
@@ -43,12 +46,12 @@ class Conditions:
     in bytes per second; `buffer` bytes of a link may be on their way, or unread.
     """
 
-    latency_ms: float = 0.3
-    jitter_ms: float = 0.2
-    tail: float = 0.01
-    loss: float = 0.0
-    bandwidth: int = 100_000_000
-    buffer: int = 1 << 20
+    latency_ms: NonNegativeFloat = 0.3
+    jitter_ms: NonNegativeFloat = 0.2
+    tail: Share = 0.01
+    loss: Share = 0.0
+    bandwidth: PositiveInt = 100_000_000
+    buffer: PositiveInt = 1 << 20
 
 
 class SimLink:

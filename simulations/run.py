@@ -10,17 +10,19 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from simulations.checkpoint_invariant import checkpoint_checkers
 from simulations.claimants import Claimant, History
+from simulations.corners import cornered
 from simulations.decisions import decision_checkers
 from simulations.faults import Fault, draw, launch
 from simulations.hosts import drawn
 from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
+from simulations.scenario import equipped
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
 from simulations.service_invariants import Settles, service_checkers
 from simulations.services import SERVICES, TEMPORAL
@@ -74,7 +76,7 @@ def simulate(
     watch: Callable[[World], None] | None = None,
 ) -> Outcome:
     """Run one seed, or a part of it. `watch` gets the world before it begins."""
-    scenario = drawn_scenario(scenario, seed)
+    scenario = equipped(drawn_scenario(scenario, seed))
     world = World(
         seed,
         scenario.replicas,
@@ -100,7 +102,9 @@ def simulate(
 def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
     everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
     services = scenario.services
-    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
+    plan: Iterable[Fault] | None = scenario.plan
+    if plan is None:
+        plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
     left = {number: fault.among([*world.names, *services]) for number, fault in enumerate(plan, 1)}
     return {
         number: fault
@@ -144,7 +148,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
     services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
     if services:
         settings |= SERVICE_SETTINGS
-    return dataclasses.replace(
+    scenario = dataclasses.replace(
         scenario,
         weather=weather,
         settings=settings,
@@ -152,6 +156,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
         shards=rng.choice((1, 4, 4, 16)),
         services=services,
     )
+    return cornered(scenario, seed)
 
 
 class _Performance:

@@ -12,7 +12,9 @@ import random
 from collections import Counter as Tally
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from crdt import Counter, Document, Feed, Flag, Map, Maximum, MultiValue, Register, Set, Text
 from crdt.errors import ServiceError
@@ -64,13 +66,15 @@ class Paper(Document):
 @dataclass(frozen=True, slots=True)
 class Load:
     """How busy each writer is: `edits` a second on average, over so many shared `sheets`; every
-    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper.
+    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper. What
+    is written as text is longer by `padding` random bytes.
     """
 
-    edits: float = 0.5
-    sheets: int = 4
-    flush: float = 0.25
-    papers: float = 0.1
+    edits: PositiveFloat = 0.5
+    sheets: PositiveInt = 4
+    flush: Annotated[float, Field(ge=0, le=1)] = 0.25
+    papers: Annotated[float, Field(ge=0, le=1)] = 0.1
+    padding: NonNegativeInt = 0
 
 
 @dataclass(slots=True)
@@ -138,7 +142,8 @@ class Writer:
                 if rng.random() < self._load.papers:
                     await self._paper(host, replica, rng, mine, f"{host.name}-{host.runs}-{number}")
                 else:
-                    self._edit(replica, rng, f"{replica.name} {number}")
+                    padding = rng.randbytes(self._load.padding).hex()  # nothing that compresses
+                    self._edit(replica, rng, f"{replica.name} {number}{padding}")
                     self._promises.counts["edits"] += 1
                     if rng.random() < self._load.flush:
                         await self._flush(host, replica, self._level(host, rng))
