@@ -326,6 +326,16 @@ def _old_disk(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
+def _clone(world: World, targets: tuple[str, ...]) -> Undo:
+    clones = [world.clone(name) for name in targets]
+
+    def end() -> None:
+        for clone in clones:
+            world.give_away(clone)
+
+    return end
+
+
 def _disk(attribute: str, during: object, after: object) -> Any:
     def begin(world: World, targets: tuple[str, ...]) -> Undo:
         disks = [world.hosts[name].disk for name in targets]
@@ -431,6 +441,10 @@ KINDS: Mapping[str, Kind] = {
         "A host goes dark, and its disk is as it was when this began.", _one, (1, 15), _old_disk,
         scarce=True,
     ),
+    "clone": Kind(
+        "A machine is cloned with its folder, and both run until somebody ends the clone.", _one,
+        (2, 20), _clone, scarce=True, breaks=frozenset({"identity.cloned"}),
+    ),
     "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
     "bus-down": Kind("The bus is away.", _service(BUS), (0.3, 10), _down, service=BUS),
     "bus-flushed": Kind(
@@ -488,5 +502,5 @@ NETWORK = (
 SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
-    "disk-full", "disk-broken", "disk-lost", "disk-old",
+    "disk-full", "disk-broken", "disk-lost", "disk-old", "clone",
 )  # fmt: skip

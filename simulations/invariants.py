@@ -17,6 +17,7 @@ from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import parse_frame
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
+from simulations.hosts import clone_name
 from simulations.services import LOG
 from simulations.workload import Promises
 
@@ -284,8 +285,10 @@ class Acknowledgements(Checker):
         shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
         others = str(fields["others"])
         for name in [host, *filter(None, others.split(","))]:
-            have = self._on_disk[name, shard, session]
-            if have < seq and (name, shard) not in self._joined:
+            # A clone's acknowledgements count for its original's, and none can tell them apart.
+            same = name, clone_name(name)
+            have = max(self._on_disk[one, shard, session] for one in same)
+            if have < seq and not any((one, shard) in self._joined for one in same):
                 self.wrong(
                     f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
                     f"{fields['level']}, and {name} has {have} of them on disk"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from simulations.faults import Fault, draw, launch
+from simulations.faults import KINDS, Fault, draw, launch
 from simulations.hosts import drawn
 from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
@@ -170,8 +170,9 @@ class _Performance:
             )
         world.agents.extend(scenario.agents)
         self._checkers = checkers_for(world, self._promises)
+        broken = [KINDS[fault.kind].breaks for fault in outcome.plan.values()]
         for checker in self._checkers:
-            checker.tolerated = scenario.tolerated
+            checker.tolerated = frozenset().union(*broken)
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)

@@ -46,11 +46,6 @@ class Scenario:
     agents: tuple[Agent, ...] = ()
     invariants: tuple[Callable[[World], None], ...] = ()
 
-    @property
-    def tolerated(self) -> frozenset[str]:
-        """Alarms and invariants that are not judged, for these faults break them for a while."""
-        return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds))
-
 
 SERVICE_SETTINGS: dict[str, Any] = {
     "kafka__upload_after_s": 2.0,

@@ -126,7 +126,7 @@ class Writer:
 
     async def __call__(self, host: Host, replica: Replica) -> None:
         """Write until the replica is closed."""
-        if self._only is not None and host.name not in self._only:
+        if self._only is not None and replica.name not in self._only:
             return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
@@ -185,7 +185,7 @@ class Writer:
             kept = self._promises.papers
         result = await self._flush(host, replica, level)
         if result is not None:
-            kept[document] = "" if _survives(result) else replica.name
+            kept[document] = "" if _survives(result) else host.name
 
     async def _flush(self, host: Host, replica: Replica, level: Durability) -> FlushResult | None:
         try:

@@ -30,9 +30,9 @@ from persistence.base import FrameRecord
 from persistence.identity import found_mesh
 from persistence.memory import MemoryJournal
 from simulations.disk import Disk, SimJournal
-from simulations.hosts import SimClock, SimEntropy, drawn
+from simulations.hosts import SimClock, SimEntropy, clone_name, drawn
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
-from simulations.network import Conditions, Network, SimTransport
+from simulations.network import PORT, Conditions, Network, SimTransport
 from simulations.services import Services
 from simulations.trace import Trace
 from simulations.walls import walls
@@ -44,6 +44,7 @@ Agent = Callable[["Host", Replica], Awaitable[None]]
 Listener = Callable[[str, str, Mapping[str, object]], None]
 HURRY_S = 0.5
 """How long somebody who stops a replica waits before he stops it again."""
+CLONE_PORT = PORT + 1
 RESTART_S = 1.0
 """How soon a start that failed is tried again."""
 
@@ -85,7 +86,11 @@ class Run:
         self.context = copy_context()
         self.context.run(LIFE.set, self.life)
         self.journal = SimJournal(host.disk)
-        self.transport: SimTransport = world.network.transport(host.name, host.identity.certificate)
+        identity = host.identity
+        name = identity.replica
+        self.transport: SimTransport = world.network.transport(
+            name, identity.certificate, host.port
+        )
         environment = Environment(
             host.clock,
             SimEntropy(world.seed, host.name, number),
@@ -93,11 +98,11 @@ class Run:
             self.journal,
             self.transport,
             Combined(host.seeds, Learned(host.clock.monotonic)),
-            bus=world.services.bus(host.name),
-            log=world.services.log(host.name),
-            checkpoints=world.services.checkpoints(host.name),
+            bus=world.services.bus(name),
+            log=world.services.log(name),
+            checkpoints=world.services.checkpoints(name),
         )
-        self.replica = Replica(world.settings, environment, host.identity)
+        self.replica = Replica(world.settings, environment, identity)
         self.agents: list[asyncio.Task[Any]] = []
         self.up = False
         self.over = False
@@ -108,18 +113,28 @@ class Run:
 
 
 class Host:
-    """A machine with a name, clocks and a disk; a replica runs on it, or not."""
+    """A machine with a name, clocks and a disk; a replica runs on it, or not. `original`: the host
+    that it is a clone of, as that one's folder is now; see `World.clone`.
+    """
 
-    def __init__(self, world: World, name: str, rng: random.Random) -> None:
+    def __init__(
+        self, world: World, name: str, rng: random.Random, original: Host | None = None
+    ) -> None:
         self._world = world
         self.name = name
         skew, drift = int(rng.gauss(0, 200)), rng.gauss(0, 50e-6)
         self.clock = SimClock(world.loop, skew, drift)
         self.disk = Disk(name, world.loop, world.trace, rng)
         self.disk.on_append = lambda frames: world.journaled(self, frames)
-        entropy = SimEntropy(world.seed, name, 0)
-        self.identity = world.authority.issue(name, world.true_clock, entropy)
-        self.seeds = Seeds([f"{other}:7400" for other in world.names if other != name])
+        if original is None:
+            entropy = SimEntropy(world.seed, name, 0)
+            self.identity = world.authority.issue(name, world.true_clock, entropy)
+        else:
+            self.identity = original.identity
+            self.disk.restore(original.disk.copy())
+        self.port = PORT if original is None else CLONE_PORT
+        known = [other for other in world.names if other != self.identity.replica]
+        self.seeds = Seeds([f"{other}:{PORT}" for other in known])
         self.services = world.services.names
         self.run: Run | None = None
         self.runs = self.losses = 0
@@ -318,6 +333,8 @@ class World:
         self.marks: Counter[str] = Counter()
         self.dead: list[Run] = []
         self.hosts = {name: Host(self, name, self.chance("host", name)) for name in self.names}
+        self.clones: dict[str, Host] = {}
+        """By the name of the clone."""
 
     def __repr__(self) -> str:
         return f"<World {self.seed} at {self.loop.time():.3f} s, {list(self.hosts.values())}>"
@@ -364,12 +381,31 @@ class World:
             f"{task.get_name()} failed at {where.filename}:{where.lineno}: {error!r}"
         )
 
+    def clone(self, name: str) -> Host:
+        """Another machine, with a copy of this host's folder: it answers to the same name, at an
+        address of its own, from now until it is given away.
+        """
+        clone = clone_name(name)
+        host = Host(self, clone, self.chance("host", clone), self.hosts[name])
+        self.clones[clone] = host
+        host.tell("disk.restored")
+        host.start()
+        return host
+
+    def give_away(self, clone: Host) -> None:
+        """A clone is ended, and its disk with it."""
+        if self.clones.pop(clone.name, None) is not None:
+            clone.crash(power=False)
+            clone.tell("disk.lost")
+
     def heal(self) -> None:
         """End every fault there may be, and have every replica run; no agent does any more."""
         self.agents.clear()
         self.network.mend_all()
         self.network.conditions = self.fair_weather
         self.services.heal()
+        for clone in list(self.clones.values()):
+            self.give_away(clone)
         for host in self.hosts.values():
             host.disk.slow, host.disk.full, host.disk.broken = 1.0, False, False
             host.disk.on_sync = None
@@ -391,7 +427,7 @@ class World:
     def _bury(self) -> None:
         """End all tasks, those of crashed processes too: what they do now, nobody sees."""
         self.trace.open = False
-        for host in self.hosts.values():
+        for host in (*self.hosts.values(), *self.clones.values()):
             host.crash(power=True)
         for run in self.dead:
             self.loop.resume(run.life)
