@@ -17,7 +17,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations import misfortunes
+from simulations import misfortunes, mishaps
 from simulations.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
@@ -326,57 +326,6 @@ def _old_disk(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
-def _clone(world: World, targets: tuple[str, ...]) -> Undo:
-    clones = [world.clone(name) for name in targets]
-
-    def end() -> None:
-        for clone in clones:
-            world.give_away(clone)
-
-    return end
-
-
-def _disk(attribute: str, during: object, after: object) -> Any:
-    def begin(world: World, targets: tuple[str, ...]) -> Undo:
-        disks = [world.hosts[name].disk for name in targets]
-        for disk in disks:
-            setattr(disk, attribute, during)
-
-        def end() -> None:
-            for disk in disks:
-                setattr(disk, attribute, after)
-
-        return end
-
-    return begin
-
-
-def _rot(world: World, targets: tuple[str, ...]) -> Undo:
-    rng = world.chance("rot", world.now)
-    for name in targets:
-        world.hosts[name].rot(rng)
-    return _nothing
-
-
-def _step_clock(world: World, targets: tuple[str, ...]) -> Undo:
-    rng = world.chance("clock", world.now)
-    for name in targets:
-        world.hosts[name].clock.step(int(rng.gauss(0, 20_000)))
-    return _nothing
-
-
-def _blind(world: World, targets: tuple[str, ...]) -> Undo:
-    seeds = [world.hosts[name].seeds for name in targets]
-    for one in seeds:
-        one.blind = True
-
-    def end() -> None:
-        for one in seeds:
-            one.blind = False
-
-    return end
-
-
 def _down(world: World, targets: tuple[str, ...]) -> Undo:
     servers = [world.services.server(name) for name in targets]
     for server in servers:
@@ -416,7 +365,7 @@ KINDS: Mapping[str, Kind] = {
         "Everything takes some hundred milliseconds.", _everybody, (1, 10),
         _weather(latency_ms=80.0, jitter_ms=120.0),
     ),
-    "blind": Kind("Discovery names nobody.", _some, (1, 20), _blind),
+    "blind": Kind("Discovery names nobody.", _some, (1, 20), mishaps.blind),
     "kill": Kind("A process is killed, and started again.", _some, (0.2, 10), _crash(power=False)),
     "power": Kind("A host goes dark, and comes back.", _some, (0.5, 20), _crash(power=True)),
     "power-before-sync": Kind(
@@ -429,10 +378,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pause": Kind("A process stands still, and goes on.", _some, (0.1, 20), _pause),
     "stop": Kind("A replica is closed in order, and started again.", _one, (1, 10), _stop),
-    "disk-slow": Kind("Syncs take fifty times as long.", _some, (1, 10), _disk("slow", 50.0, 1.0)),
-    "disk-full": Kind("A disk takes no more frames.", _one, (0.5, 8), _disk("full", True, False)),
+    "disk-slow": Kind(
+        "Syncs take fifty times as long.", _some, (1, 10), mishaps.disk("slow", 50.0, 1.0)
+    ),
+    "disk-full": Kind(
+        "A disk takes no more frames.", _one, (0.5, 8), mishaps.disk("full", True, False)
+    ),
     "disk-broken": Kind(
-        "A disk refuses every write.", _one, (0.5, 8), _disk("broken", True, False)
+        "A disk refuses every write.", _one, (0.5, 8), mishaps.disk("broken", True, False)
     ),
     "disk-lost": Kind(
         "A host comes back with an empty disk.", _one, (1, 8), _lose_disk, scarce=True
@@ -441,11 +394,19 @@ KINDS: Mapping[str, Kind] = {
         "A host goes dark, and its disk is as it was when this began.", _one, (1, 15), _old_disk,
         scarce=True,
     ),
+    "flip": Kind(
+        "Bits on a disk turn; later the host goes dark, and starts with them.", _one, (0.5, 15),
+        mishaps.flip, scarce=True, breaks=frozenset({"frame.stuck"}),
+    ),
+    "torn": Kind(
+        "A host goes dark, and its disk lacks the newest writes, which it had called done.", _one,
+        (0.5, 8), mishaps.tear, scarce=True, breaks=frozenset({"frame.stuck"}),
+    ),
     "clone": Kind(
         "A machine is cloned with its folder, and both run until somebody ends the clone.", _one,
-        (2, 20), _clone, scarce=True, breaks=frozenset({"identity.cloned"}),
+        (2, 20), mishaps.clone, scarce=True, breaks=frozenset({"identity.cloned"}),
     ),
-    "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
+    "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), mishaps.step_clock),
     "bus-down": Kind("The bus is away.", _service(BUS), (0.3, 10), _down, service=BUS),
     "bus-flushed": Kind(
         "The bus loses all its data.", _service(BUS), (0.1, 0.2),
@@ -490,7 +451,7 @@ KINDS: Mapping[str, Kind] = {
         service=CHECKPOINTS,
     ),
     ROT: Kind(
-        "A value in a replica's memory turns into another.", _one, (0.1, 0.2), _rot,
+        "A value in a replica's memory turns into another.", _one, (0.1, 0.2), mishaps.rot,
         breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),
     ),
 }  # fmt: skip
@@ -502,5 +463,5 @@ NETWORK = (
 SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
-    "disk-full", "disk-broken", "disk-lost", "disk-old", "clone",
+    "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone",
 )  # fmt: skip

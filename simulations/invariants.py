@@ -9,7 +9,7 @@ rehearsals over real processes use as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ("Checker", "Violation", "checkers_for")
 
 _MOST = 5
+HARM = ("disk.restored", "disk.damaged")
+"""What leaves a disk with less on it than there was."""
 IDLE_MESSAGES_PER_S = 12.0
 """What a replica with nothing to do may send to each of its peers."""
 
@@ -41,6 +43,14 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.invariant} at {self.at:.3f} s: {self.message}"
+
+
+def _lost_shards(fields: Mapping[str, object]) -> Callable[[int], bool]:
+    """Which shards of a disk are lost; all, where nothing says which."""
+    if "shards" not in fields:
+        return lambda shard: True  # noqa: ARG005
+    shards = {int(one) for one in str(fields["shards"]).split(",") if one}
+    return shards.__contains__
 
 
 class Checker:
@@ -192,7 +202,7 @@ class CausalDelivery(Checker):
         elif kind == "disk.lost":
             for name in [name for name in self._have if name[0] == host]:
                 del self._have[name]
-        elif kind == "disk.restored":  # which of the frames it holds, nobody said
+        elif kind in HARM:  # which of the frames it holds, nobody said
             self._joined.update((host, shard) for shard in range(self.world.authority.mesh.shards))
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
@@ -237,9 +247,9 @@ class NothingLost(Checker):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        del fields
-        if kind in ("disk.lost", "disk.restored"):
-            self._promises.disk_lost(host)
+        if kind == "disk.lost" or kind in HARM:
+            lost = _lost_shards(fields)
+            self._promises.disk_lost(host, lost, self.world.authority.mesh.shards)
 
     def end(self, found: Sequence[Evidence]) -> None:
         """See `Checker.end`."""
@@ -310,8 +320,10 @@ class LogComplete(Checker):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        if kind in ("disk.lost", "disk.restored"):
-            self._owed.pop(host, None)
+        if kind == "disk.lost" or kind in HARM:
+            lost = _lost_shards(fields)
+            owed = self._owed.get(host, ())
+            self._owed[host] = [frame for frame in owed if not lost(frame.shard)]
         if kind == "acknowledged" and fields["level"] == Durability.LOG:
             shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
             lacks = self._spans(shard, session).lacking(1, seq)

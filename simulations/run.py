@@ -140,6 +140,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
     services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
     if services:
         settings |= SERVICE_SETTINGS
+    settings["replica__on_damage"] = chance.choice(("refuse", "rebuild"))
     return dataclasses.replace(
         scenario,
         weather=weather,

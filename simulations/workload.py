@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from crdt import Counter, Document, Feed, Flag, Map, Maximum, MultiValue, Register, Set, Text
 from crdt.errors import ServiceError
+from crdt.ids import shard_of
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
@@ -96,14 +97,19 @@ class Promises:
                 others=",".join(result.replicas),
             )  # fmt: skip
 
-    def disk_lost(self, replica: str) -> None:
-        """What was on this disk alone is lost with it: that was promised by nobody."""
+    def disk_lost(self, replica: str, lost: Callable[[int], bool], shards: int) -> None:
+        """What was on this disk alone is lost with it: that was promised by nobody. `lost`: of
+        which of so many `shards`.
+        """
         self.acknowledged = [
-            one for one in self.acknowledged if one.replica != replica or one.level != str(ALONE)
+            one
+            for one in self.acknowledged
+            if one.replica != replica or one.level != str(ALONE) or not lost(one.shard)
         ]
         for kept in (self.papers, self.deleted):
             for document in [name for name, holder in kept.items() if holder == replica]:
-                del kept[document]
+                if lost(shard_of(document, shards)):
+                    del kept[document]
 
 
 class Writer:

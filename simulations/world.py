@@ -26,9 +26,9 @@ from mesh.environment import Environment
 from mesh.replica import Replica
 from mesh.settings import Settings
 from mesh.transports.discovery import Combined, Learned, StaticSeeds
-from persistence.base import FrameRecord
+from persistence.base import FrameRecord, JournalDamaged
 from persistence.identity import found_mesh
-from persistence.memory import MemoryJournal
+from simulations.damage import Platter
 from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, clone_name, drawn
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
@@ -176,6 +176,13 @@ class Host:
         world = self._world
         try:
             await run.replica.start()
+        except JournalDamaged as damage:
+            # Of a sound disk nobody may say so.
+            sound = not self.disk.platter.damaged
+            self.tell("start.failed" if sound else "start.refused", reason=repr(damage))
+            rebuilds = world.settings.replica.on_damage == "rebuild"
+            self._over(run, after_s=0.0 if rebuilds else RESTART_S)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the world judges it
             self.tell("start.failed", reason=repr(error))
             self._over(run)
@@ -207,17 +214,29 @@ class Host:
             self.tell("close.failed", reason=repr(error))
         self._over(run)
 
-    def _over(self, run: Run) -> None:
+    def _over(self, run: Run, after_s: float = RESTART_S) -> None:
         """A run ended by itself."""
         if run.over:
             return
         self._end(run, silently=False)
         if self._wanted:
-            self._world.loop.call_later(RESTART_S, self._again, context=Context())
+            self._world.loop.call_later(after_s, self._again, context=Context())
 
     def _again(self) -> None:
         if self._wanted:
+            self._repair()
             self.start()
+
+    def _repair(self) -> None:
+        """What a start that may rebuild does, and else somebody with `mesh repair`."""
+        disk = self.disk
+        if not disk.platter.damaged:
+            return
+        shards = disk.platter.damaged_shards
+        disk.platter, report = disk.platter.rebuilt(self.identity, disk.name, "damaged")
+        self.losses += 1
+        self.tell("disk.damaged", shards=",".join(map(str, shards)))
+        self.tell("journal.rebuilt", **report.plain())
 
     def _end(self, run: Run, *, silently: bool) -> None:
         world = self._world
@@ -276,7 +295,7 @@ class Host:
                 self.tell("memory.rotten", document=document, session=session, seq=seq)
                 return
 
-    def restore(self, backup: MemoryJournal) -> None:
+    def restore(self, backup: Platter) -> None:
         """A crash after which the disk is an old copy of itself."""
         self.crash(power=True)
         self.disk.restore(backup)

@@ -1,16 +1,25 @@
-"""What happens to hosts that should not: clones. Honest replicas notice, and nothing is lost."""
+"""What happens to hosts that should not: clones, damage. It is noticed,
+and nothing is lost."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from persistence.base import WAITING, FrameRecord, JournalDamaged, SnapshotRecord
+from persistence.identity import Identity
+from persistence.salvage import Found, sort_out
+from simulations.damage import Platter, at_once
 from simulations.faults import Fault
 from simulations.run import Outcome, Part, simulate
 from simulations.scenarios import SCENARIOS, Scenario
+from simulations.workload import Load
 from simulations.world import World
+from tests.persistence.world import make_mesh, make_writer
 
 SHORT = dataclasses.replace(SCENARIOS["swarm"], fault_s=12.0, quiet_s=1.0)
 
@@ -78,10 +87,122 @@ def _has(outcome: Outcome, kind: str) -> bool:
     return any(fault.kind == kind for fault in outcome.plan.values())
 
 
+# ---------------------------------------------------------------------- damage
+
+
+def written(frames: int = 9) -> tuple[Platter, Identity, list[FrameRecord]]:
+    """A disk with frames of its own session in one shard, each with one operation."""
+    writer = make_writer(make_mesh(), "replica-1")
+    records = [writer.write((0, f"Note/{number}", "text"))[0] for number in range(frames)]
+    platter = Platter()
+    at_once(platter.append(records))
+    return platter, writer.identity, records
+
+
+def test_a_bit_that_turned_is_an_error_for_who_reads_it_and_only_for_him() -> None:
+    platter, _, records = written()
+    platter._flipped[4] = b"damaged"
+    session = records[0].session
+    assert len(at_once(platter.replay(4, 10))) == 5
+    assert len(at_once(platter.frames(0, session, 0, 3, 10))) == 3
+    with pytest.raises(JournalDamaged, match="position 4 has a wrong checksum"):
+        at_once(platter.replay(0, 10))
+    with pytest.raises(JournalDamaged, match="position 4"):
+        at_once(platter.frames(0, session, 3, 9, 10))
+    assert platter.damaged_shards == [0]
+
+
+def test_a_torn_tail_refuses_everything_until_it_is_built_anew() -> None:
+    platter, identity, records = written()
+    torn = platter.tear(random.Random(1))
+    assert 0 < torn < 9
+    with pytest.raises(JournalDamaged, match="written up to position 9"):
+        at_once(platter.snapshots())
+    new, report = platter.rebuilt(identity, "disk", "torn")
+    assert (report.own, report.tail) == (9 - torn, torn)
+    assert [frame for _, frame in at_once(new.replay(0, 20))] == records[: 9 - torn]
+    assert not new.damaged
+    assert new.tear(random.Random(1)) == 0, "what was built anew was synced"
+
+
+def test_a_journal_built_anew_keeps_what_is_behind_the_damage() -> None:
+    platter, identity, records = written()
+    platter._flipped[4] = records[3].data[:-1] + bytes([records[3].data[-1] ^ 1])
+    new, report = platter.rebuilt(identity, "disk", "flipped")
+    assert (report.own, report.waiting, report.refused) == (3, 5, 1)
+    assert report.missing == [(0, records[0].session, 3, 4)]
+    assert sum(name.startswith(WAITING) for name in at_once(new.meta())) == 5
+    # And what waited is found once more, should it be damaged again.
+    again, report = new.rebuilt(identity, "disk", "again")
+    assert (report.own, report.waiting) == (3, 5)
+    assert not again.damaged
+
+
+def test_what_is_written_over_is_sound_again() -> None:
+    platter, _, _ = written()
+    at_once(platter.save_snapshot(SnapshotRecord(0, 9, b"old")))
+    at_once(platter.set_meta({"name": b"value"}))
+    platter._bad_snapshots[0] = None
+    platter._bad_meta["name"] = None
+    platter._flipped[4] = b"damaged"
+    assert at_once(platter.meta()) == {}
+    with pytest.raises(JournalDamaged, match="the snapshot of shard 0"):
+        at_once(platter.snapshots())
+    at_once(platter.save_snapshot(SnapshotRecord(0, 9, b"new")))
+    at_once(platter.set_meta({"name": b"new"}))
+    (session,) = {session for _, session in platter._of_session}
+    at_once(platter.prune(0, {session: 9}))
+    assert at_once(platter.meta()) == {"name": b"new"}
+    assert not platter.damaged
+
+
+@pytest.mark.parametrize("kind", ["flip", "torn"])
+def test_damage_is_found_repaired_and_nothing_else_is_lost(kind: str) -> None:
+    rebuilt = 0
+    for outcome in with_faults(only(kind), 5):
+        assert outcome.violations == []
+        assert outcome.counts["start.refused"] == outcome.counts["journal.rebuilt"]
+        rebuilt += outcome.counts["journal.rebuilt"]
+    assert rebuilt > 1
+
+
+def alone_and_damaged(world: World) -> None:
+    """Nobody hears one host; then a bit turns on its disk, and it starts again."""
+    name, others = world.names[0], world.names[1:]
+    host = world.hosts[name]
+
+    def harm() -> None:
+        platter = host.disk.platter
+        at = next(at for at, frame in platter._frames.items() if frame.own)
+        platter._flipped[at] = b"damaged"
+        host.crash(power=True)
+        host.start()
+
+    # From the start: what is on its way when a way is cut arrives later.
+    world.network.cut([(name, other) for other in others])
+    world.loop.call_at(11.0, harm)
+
+
+def test_only_what_lies_in_damaged_shards_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = dataclasses.replace(only(), swarm=False, load=Load(edits=3.0, flush=1.0))
+    outcome = simulate(scenario, 1, watch=alone_and_damaged)
+    assert outcome.violations == []
+    assert outcome.counts["journal.rebuilt"] == 1
+
+    def forgets(*arguments: Any) -> Found:
+        found = sort_out(*arguments)
+        found.applied, found.contained, found.waiting = [], [], []
+        return found
+
+    monkeypatch.setattr("simulations.damage.sort_out", forgets)
+    outcome = simulate(scenario, 1, watch=alone_and_damaged)
+    assert {one.invariant for one in outcome.violations} == {"NothingLost"}
+
+
 # ---------------------------------------------------------------------- all of them
 
 
-KINDS = ("clone",)
+KINDS = ("clone", "flip", "torn")
 
 
 @pytest.mark.parametrize("kind", KINDS)
