@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from simulations.services import Services
     from simulations.world import World
 
-__all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch")
+__all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch", "prepare")
 
 Names = Sequence[str]
 Undo = Callable[[], None]
@@ -57,13 +57,15 @@ class Kind:
     """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
     ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
     `breaks`: alarms and invariants that it breaks until all agree; they are not judged then.
-    `service`: the one that it hits, where a world has it.
+    `service`: the one that it hits, where a world has it. `prepare`: what has to be so from the
+    start.
     """
 
     meaning: str
     targets: Callable[[random.Random, Names], tuple[str, ...]]
     lasts: tuple[float, float]
     begin: Callable[[World, tuple[str, ...]], Undo]
+    prepare: Callable[[World, tuple[str, ...]], None] | None = None
     scarce: bool = False
     breaks: frozenset[str] = frozenset()
     service: str = ""
@@ -114,6 +116,13 @@ def launch(world: World, plan: Iterable[Fault]) -> None:
 
     for fault in plan:
         world.loop.call_at(start + fault.t, begin, fault)
+
+
+def prepare(world: World, plan: Iterable[Fault]) -> None:
+    """Have the world be as a plan needs it, before anybody is started."""
+    for fault in plan:
+        if (ready := KINDS[fault.kind].prepare) is not None:
+            ready(world, fault.targets)
 
 
 def chosen_kinds(text: str, allowed: Sequence[str]) -> tuple[str, ...]:
@@ -378,6 +387,10 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pause": Kind("A process stands still, and goes on.", _some, (0.1, 20), _pause),
     "stop": Kind("A replica is closed in order, and started again.", _one, (1, 10), _stop),
+    "upgrade": Kind(
+        "An older program runs on some hosts; it is ended, and its next version started.", _some,
+        (0.2, 5), mishaps.upgrade, prepare=mishaps.older,
+    ),
     "disk-slow": Kind(
         "Syncs take fifty times as long.", _some, (1, 10), mishaps.disk("slow", 50.0, 1.0)
     ),
@@ -463,5 +476,5 @@ NETWORK = (
 SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
-    "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone",
+    "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone", "upgrade",
 )  # fmt: skip

@@ -90,6 +90,7 @@ class NothingRefused(Checker):
             "replica.failed", "frame.refused", "frame.void", "frame.forked", "frame.stuck",
             "lattice.conflict", "digest.mismatch", "link.flood", "link.error", "snapshot.refused",
             "snapshot.failed", "message.refused", "identity.cloned", "close.damaged",
+            "wire.newer",
         }
     )  # fmt: skip
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mesh.wire import WIRE_NEWEST, WIRE_OLDEST
+
 if TYPE_CHECKING:
     from simulations.world import World
 
@@ -52,6 +54,32 @@ def tear(world: World, targets: tuple[str, ...]) -> Undo:
     def end() -> None:
         for name in targets:
             world.hosts[name].start()
+
+    return end
+
+
+def older(world: World, targets: tuple[str, ...]) -> None:
+    """Programs that speak the first or second wire version, where a newer one will come."""
+    for name in targets:
+        newest = WIRE_NEWEST - 1
+        world.hosts[name].wire = world.chance("wire", name).randint(WIRE_OLDEST, newest)
+
+
+def upgrade(world: World, targets: tuple[str, ...]) -> Undo:
+    """One version further, by closing the replica in order or by killing it."""
+    rng = world.chance("upgrade", world.now)
+    for name in targets:
+        if rng.random() < 0.5:
+            world.hosts[name].stop()
+        else:
+            world.hosts[name].crash(power=False)
+
+    def end() -> None:
+        for name in targets:
+            host = world.hosts[name]
+            host.wire = min(host.wire + 1, WIRE_NEWEST)
+            host.tell("program.upgraded", wire=host.wire)
+            host.start()
 
     return end
 

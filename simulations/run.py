@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from simulations.faults import KINDS, Fault, draw, launch
+from simulations.faults import KINDS, Fault, draw, launch, prepare
 from simulations.hosts import drawn
 from simulations.invariants import Checker, LogComplete, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
@@ -184,6 +184,7 @@ class _Performance:
     async def play(self, world: World) -> None:
         """See the module."""
         scenario = self._scenario
+        prepare(world, self._outcome.plan.values())
         for host in world.hosts.values():
             host.start()
         looking = asyncio.create_task(self._look(), name="checkers")

@@ -26,6 +26,7 @@ from mesh.environment import Environment
 from mesh.replica import Replica
 from mesh.settings import Settings
 from mesh.transports.discovery import Combined, Learned, StaticSeeds
+from mesh.wire import WIRE_NEWEST
 from persistence.base import FrameRecord, JournalDamaged
 from persistence.identity import found_mesh
 from simulations.damage import Platter
@@ -35,6 +36,7 @@ from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
 from simulations.network import PORT, Conditions, Network, SimTransport
 from simulations.services import Services
 from simulations.trace import Trace
+from simulations.versions import speaking
 from simulations.walls import walls
 
 __all__ = ("Host", "Run", "World", "host_name")
@@ -96,7 +98,7 @@ class Run:
             SimEntropy(world.seed, host.name, number),
             SimProbe(world, host.name),
             self.journal,
-            self.transport,
+            speaking(host.wire, self.transport, host.tell),
             Combined(host.seeds, Learned(host.clock.monotonic)),
             bus=world.services.bus(name),
             log=world.services.log(name),
@@ -133,8 +135,10 @@ class Host:
             self.identity = original.identity
             self.disk.restore(original.disk.copy())
         self.port = PORT if original is None else CLONE_PORT
+        self.wire: int = WIRE_NEWEST if original is None else original.wire
+        """The newest wire version that the program here speaks."""
         known = [other for other in world.names if other != self.identity.replica]
-        self.seeds = Seeds([f"{other}:{PORT}" for other in known])
+        self.seeds: Seeds = Seeds([f"{other}:{PORT}" for other in known])
         self.services = world.services.names
         self.run: Run | None = None
         self.runs = self.losses = 0

@@ -1,4 +1,4 @@
-"""What happens to hosts that should not: clones, damage. It is noticed,
+"""What happens to hosts that should not: clones, damage, upgrades on the way. It is noticed,
 and nothing is lost."""
 
 from __future__ import annotations
@@ -6,17 +6,22 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from mesh.environment import Link
+from mesh.transports.memory import MemoryNetwork
+from mesh.wire import WIRE_NEWEST, Hello, RosterVersion, WantRest, decode, encode
 from persistence.base import WAITING, FrameRecord, JournalDamaged, SnapshotRecord
 from persistence.identity import Identity
 from persistence.salvage import Found, sort_out
 from simulations.damage import Platter, at_once
 from simulations.faults import Fault
+from simulations.network import SimTransport
 from simulations.run import Outcome, Part, simulate
 from simulations.scenarios import SCENARIOS, Scenario
+from simulations.versions import speaking
 from simulations.workload import Load
 from simulations.world import World
 from tests.persistence.world import make_mesh, make_writer
@@ -199,10 +204,93 @@ def test_only_what_lies_in_damaged_shards_may_be_lost(monkeypatch: pytest.Monkey
     assert {one.invariant for one in outcome.violations} == {"NothingLost"}
 
 
+# ---------------------------------------------------------------------- upgrades
+
+
+def versions(world: World) -> dict[str, set[int]]:
+    """{host: wire versions of its links now}"""
+    found: dict[str, set[int]] = {}
+    for host in world.up:
+        assert host.replica is not None
+        links = host.replica._check().exchange.links.values()
+        found[host.name] = {link.wire for link in links}
+    return found
+
+
+def test_an_older_program_speaks_as_it_did_and_is_replaced() -> None:
+    seen: dict[str, list[int]] = {}
+
+    def watch(world: World) -> None:
+        def look() -> None:
+            for name, spoken in versions(world).items():
+                assert all(wire <= world.hosts[name].wire for wire in spoken)
+                told = seen.setdefault(name, [])
+                if spoken and max(spoken) not in told[-1:]:
+                    told.append(max(spoken))
+            world.loop.call_later(0.25, look)
+
+        world.loop.call_at(0.5, look)
+
+    scenario = dataclasses.replace(only("upgrade"), swarm=False, fault_s=20.0)
+    outcome = simulate(scenario, 3, watch=watch)
+    assert outcome.violations == []
+    assert outcome.counts["program.upgraded"] > 2
+    assert any(told[:1] == [1] and told[-1] == WIRE_NEWEST for told in seen.values()), seen
+
+
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_fleet_of_several_versions_agrees(older: int) -> None:
+    def watch(world: World) -> None:
+        for name in world.names[:2]:
+            world.hosts[name].wire = older
+
+    outcome = simulate(only("kill", "halves"), 2, watch=watch)
+    assert outcome.violations == []
+
+
+def test_who_says_what_the_older_side_does_not_know_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mesh.roster.ROSTER_WIRE", 1)
+
+    def watch(world: World) -> None:
+        world.hosts["replica-2"].wire = 1
+
+    outcome = simulate(only(), 1, watch=watch)
+    assert {one.invariant for one in outcome.violations} == {"NothingRefused"}
+    assert "does not know it" in outcome.violations[0].message
+
+
+async def test_an_older_program_passes_over_what_it_does_not_know_and_that_is_told() -> None:
+    network = MemoryNetwork()
+    told: list[dict[str, object]] = []
+    links: list[Link] = []
+
+    async def accept(link: Link) -> None:
+        links.append(link)
+        await link.send(encode(RosterVersion(1, ())))
+        await link.send(encode(Hello(1, 3, b"m" * 16, "b", 7, b"certificate", ())))
+
+    newer = network.transport("b")
+    await newer.listen(accept)
+    older = speaking(
+        1, cast(SimTransport, network.transport("a")), lambda *_, **what: told.append(what)
+    )
+    link = await older.dial("b")
+    hello = decode(await link.receive())
+    assert (hello.oldest, hello.newest, hello.replica) == (1, 1, "b")
+    await link.send(encode(WantRest(1, 1, 1)))
+    await link.send(encode(dataclasses.replace(hello, newest=3)))
+    assert decode(await links[0].receive()).newest == 1
+    assert [(one["way"], one["wire"]) for one in told] == [("heard", 1), ("said", 1)]
+    await older.close()
+    await newer.close()
+
+
 # ---------------------------------------------------------------------- all of them
 
 
-KINDS = ("clone", "flip", "torn")
+KINDS = ("clone", "flip", "torn", "upgrade")
 
 
 @pytest.mark.parametrize("kind", KINDS)
