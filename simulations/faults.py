@@ -387,6 +387,16 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pause": Kind("A process stands still, and goes on.", _some, (0.1, 20), _pause),
     "stop": Kind("A replica is closed in order, and started again.", _one, (1, 10), _stop),
+    "equivocation": Kind(
+        "A member signs two frames under one name, and tells some the one, some the other.", _one,
+        (2, 15), mishaps.equivocate, scarce=True, prepare=mishaps.dishonest,
+        breaks=frozenset(
+            {
+                "frame.forked", "frame.void", "lattice.conflict", "digest.mismatch", "UniqueIds",
+                "StrongConvergence",
+            }
+        ),
+    ),
     "upgrade": Kind(
         "An older program runs on some hosts; it is ended, and its next version started.", _some,
         (0.2, 5), mishaps.upgrade, prepare=mishaps.older,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mesh.durability import Durability
 from persistence.base import FrameRecord
-from persistence.frame import parse_frame
+from persistence.frame import frame_hash, parse_frame
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
 from simulations.hosts import clone_name
 from simulations.services import LOG
@@ -187,6 +187,43 @@ class OnDiskFirst(Checker):
                 )
 
 
+class LiesNamed(Checker):
+    """Who has two histories of a session in front of him says so: a frame that does not follow the
+    one before it is an alarm, on every replica that has both.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._liars: set[int] = set()
+        self._last: dict[tuple[str, int, int], tuple[int, bytes]] = {}
+        self._named: set[tuple[str, int, int, int]] = set()
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`."""
+        if kind == "equivocated":
+            self._liars.add(int(str(fields["session"])))
+        elif kind == "frame.forked" and "first" in fields:
+            shard, session, first = (int(str(fields[one])) for one in ("shard", "session", "first"))
+            self._named.add((host, shard, session, first))
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        mesh = self.world.authority.mesh
+        for frame in frames if self._liars else ():
+            if frame.session not in self._liars:
+                continue
+            where = host.name, frame.shard, frame.session
+            last, digest = self._last.get(where, (0, b""))
+            previous = parse_frame(frame.data, mesh.id, mesh.shards).header.previous
+            forked = last == frame.first - 1 and digest not in (b"", previous)
+            if forked and (*where, frame.first) not in self._named:
+                self.wrong(
+                    f"{host.name} took seq {frame.first} of session {frame.session} in shard "
+                    f"{frame.shard}, which does not follow what it has, and did not say so"
+                )
+            self._last[where] = frame.last, frame_hash(frame.data)
+
+
 class CausalDelivery(Checker):
     """A journal holds what a frame rests on before the frame: its predecessor, and its deps."""
 
@@ -245,15 +282,20 @@ class NothingLost(Checker):
     def __init__(self, world: World, promises: Promises) -> None:
         super().__init__(world)
         self._promises = promises
+        self._liars: dict[str, None] = {}
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
         if kind == "disk.lost" or kind in HARM:
             lost = _lost_shards(fields)
             self._promises.disk_lost(host, lost, self.world.authority.mesh.shards)
+        elif kind == "equivocated":
+            self._liars[host] = None
 
     def end(self, found: Sequence[Evidence]) -> None:
         """See `Checker.end`."""
+        for liar in self._liars:
+            self._promises.lied(liar)
         for one in lost(found, self._promises.acknowledged):
             self.wrong(str(one))
         for lack in missing(found, self._promises.papers):
@@ -402,7 +444,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, Converged, Quiet,
+        Acknowledgements, Converged, Quiet, LiesNamed,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [

@@ -84,6 +84,31 @@ def upgrade(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
+def dishonest(world: World, targets: tuple[str, ...]) -> None:
+    """Who will lie one day."""
+    for name in targets:
+        world.hosts[name].lies = True
+
+
+def equivocate(world: World, targets: tuple[str, ...]) -> Undo:
+    """Some peers hear something else, until the liar is found out and restarted as an honest
+    replica.
+    """
+    rng = world.chance("equivocate", world.now)
+    for name in targets:
+        run = world.hosts[name].run
+        others = [other for other in world.names if other != name]
+        if run is not None and run.liar is not None and others:
+            run.liar.begin(rng.sample(others, rng.randint(1, len(others))))
+
+    def end() -> None:
+        for name in targets:
+            world.hosts[name].crash(power=False)
+            world.hosts[name].start()
+
+    return end
+
+
 def disk(attribute: str, during: object, after: object) -> Any:
     """A property of the disk is another meanwhile."""
 

@@ -8,6 +8,7 @@ A simulator that finds nothing proves nothing until it has found these.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,13 @@ def _counts_before_it_sends(real: Any) -> Any:
     return deliver
 
 
+def _takes_any_history(real: Any) -> Any:
+    def apply(self: ShardHost, arrival: Arrival, transactions: Any) -> Any:
+        return dataclasses.replace(real(self, arrival, transactions), forked=False)
+
+    return apply
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -181,6 +189,11 @@ PLANTS: Mapping[str, Plant] = {
         "A frame is applied before what it depends on.",
         ("CausalDelivery", "StrongConvergence"),
         [(Inbox, "_unmet", _own_past_is_enough)],
+    ),
+    "equivocation-unnoticed": Plant(
+        "Nobody looks whether a frame follows the one before it.",
+        ("LiesNamed",),
+        [(ShardHost, "apply", _takes_any_history)],
     ),
     "lost-remove": Plant(
         "What others removed stays.",

@@ -97,6 +97,12 @@ class Promises:
                 others=",".join(result.replicas),
             )  # fmt: skip
 
+    def lied(self, host: str) -> None:
+        """Of documents that a liar made nothing is promised: some were told something else."""
+        for kept in (self.papers, self.deleted):
+            for document in [name for name in kept if name.startswith(f"Paper/{host}-")]:
+                del kept[document]
+
     def disk_lost(self, replica: str, lost: Callable[[int], bool], shards: int) -> None:
         """What was on this disk alone is lost with it: that was promised by nobody. `lost`: of
         which of so many `shards`.

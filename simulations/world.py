@@ -32,10 +32,12 @@ from persistence.identity import found_mesh
 from simulations.damage import Platter
 from simulations.disk import Disk, SimJournal
 from simulations.hosts import SimClock, SimEntropy, clone_name, drawn
+from simulations.liars import Liar
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
 from simulations.network import PORT, Conditions, Network, SimTransport
 from simulations.services import Services
 from simulations.trace import Trace
+from simulations.translated import Translated
 from simulations.versions import speaking
 from simulations.walls import walls
 
@@ -93,18 +95,24 @@ class Run:
         self.transport: SimTransport = world.network.transport(
             name, identity.certificate, host.port
         )
+        transport = speaking(host.wire, self.transport, host.tell)
+        self.liar: Liar | None = None
+        if host.lies:
+            chance = world.chance("liar", host.name, number)
+            self.liar = Liar(lambda: self.replica._started().core, chance, host.tell)
+            transport = Translated(transport, self.liar)
         environment = Environment(
             host.clock,
             SimEntropy(world.seed, host.name, number),
             SimProbe(world, host.name),
             self.journal,
-            speaking(host.wire, self.transport, host.tell),
+            transport,
             Combined(host.seeds, Learned(host.clock.monotonic)),
             bus=world.services.bus(name),
             log=world.services.log(name),
             checkpoints=world.services.checkpoints(name),
         )
-        self.replica = Replica(world.settings, environment, identity)
+        self.replica: Replica = Replica(world.settings, environment, identity)
         self.agents: list[asyncio.Task[Any]] = []
         self.up = False
         self.over = False
@@ -137,6 +145,8 @@ class Host:
         self.port = PORT if original is None else CLONE_PORT
         self.wire: int = WIRE_NEWEST if original is None else original.wire
         """The newest wire version that the program here speaks."""
+        self.lies = False
+        """Whether who runs here may lie, from when a fault says so."""
         known = [other for other in world.names if other != self.identity.replica]
         self.seeds: Seeds = Seeds([f"{other}:{PORT}" for other in known])
         self.services = world.services.names

@@ -1,12 +1,13 @@
-"""What happens to hosts that should not: clones, damage, upgrades on the way. It is noticed,
+"""What happens to hosts that should not: clones, damage, upgrades on the way, lies. It is noticed,
 and nothing is lost."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,6 @@ from persistence.identity import Identity
 from persistence.salvage import Found, sort_out
 from simulations.damage import Platter, at_once
 from simulations.faults import Fault
-from simulations.network import SimTransport
 from simulations.run import Outcome, Part, simulate
 from simulations.scenarios import SCENARIOS, Scenario
 from simulations.versions import speaking
@@ -273,9 +273,7 @@ async def test_an_older_program_passes_over_what_it_does_not_know_and_that_is_to
 
     newer = network.transport("b")
     await newer.listen(accept)
-    older = speaking(
-        1, cast(SimTransport, network.transport("a")), lambda *_, **what: told.append(what)
-    )
+    older = speaking(1, network.transport("a"), lambda *_, **what: told.append(what))
     link = await older.dial("b")
     hello = decode(await link.receive())
     assert (hello.oldest, hello.newest, hello.replica) == (1, 1, "b")
@@ -287,10 +285,56 @@ async def test_an_older_program_passes_over_what_it_does_not_know_and_that_is_to
     await newer.close()
 
 
+# ---------------------------------------------------------------------- equivocation
+
+
+def test_who_signs_two_frames_under_one_name_is_noticed_and_all_agree() -> None:
+    alarms: Counter[str] = Counter()
+    for outcome in with_faults(only("equivocation"), 12):
+        assert outcome.violations == []
+        alarms += outcome.counts
+    assert alarms["equivocated"] > 0
+    assert all(alarms[one] > 0 for one in ("frame.forked", "lattice.conflict", "digest.mismatch"))
+
+
+def test_a_twin_is_a_valid_frame_of_the_same_name_and_always_the_same() -> None:
+    twins: dict[bytes, bytes] = {}
+
+    def watch(world: World) -> None:
+        def lie() -> None:
+            run = world.hosts["replica-1"].run
+            assert run is not None
+            assert run.liar is not None
+            run.liar.begin(["replica-2"])
+
+        def look() -> None:
+            run = world.hosts["replica-1"].run
+            assert run is not None
+            assert run.liar is not None
+            opener = run.replica._started().core.opener
+            for raw, twin in run.liar._twins.items():
+                told, lied = opener.unseal(raw).header, opener.unseal(twin).header
+                assert twin != raw
+                assert (told.session, told.first, told.last) == (
+                    lied.session,
+                    lied.first,
+                    lied.last,
+                )
+                assert run.liar._as_told(raw) == twin
+            twins.update(run.liar._twins)
+
+        world.hosts["replica-1"].lies = True
+        world.loop.call_at(2.0, lie)
+        world.loop.call_at(10.0, look)
+
+    simulate(dataclasses.replace(only(), swarm=False), 1, watch=watch)
+    assert len(twins) > 1
+
+
 # ---------------------------------------------------------------------- all of them
 
 
-KINDS = ("clone", "flip", "torn", "upgrade")
+KINDS = ("clone", "flip", "torn", "upgrade", "equivocation")
 
 
 @pytest.mark.parametrize("kind", KINDS)
