@@ -9,13 +9,14 @@ rehearsals over real processes use as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persistence.base import FrameRecord
-from persistence.frame import parse_frame
+from persistence.frame import frame_hash, parse_frame
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
+from simulations.hosts import clone_name
 from simulations.workload import Promises
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ("Checker", "Violation", "checkers_for")
 
 _MOST = 5
+HARM = ("disk.restored", "disk.damaged")
+"""What leaves a disk with less on it than there was."""
 IDLE_MESSAGES_PER_S = 12.0
 """What a replica with nothing to do may send to each of its peers."""
 
@@ -38,6 +41,14 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.invariant} at {self.at:.3f} s: {self.message}"
+
+
+def lost_shards(fields: Mapping[str, object]) -> Callable[[int], bool]:
+    """Which shards of a disk are lost; all, where nothing says which."""
+    if "shards" not in fields:
+        return lambda shard: True  # noqa: ARG005
+    shards = {int(one) for one in str(fields["shards"]).split(",") if one}
+    return shards.__contains__
 
 
 class Checker:
@@ -77,7 +88,7 @@ class NothingRefused(Checker):
             "replica.failed", "frame.refused", "frame.void", "frame.forked", "frame.stuck",
             "lattice.conflict", "digest.mismatch", "link.flood", "link.error", "snapshot.refused",
             "snapshot.failed", "message.refused", "identity.cloned", "close.damaged",
-            "checkpoint.stale",
+            "checkpoint.stale", "wire.newer",
         }
     )  # fmt: skip
 
@@ -174,6 +185,43 @@ class OnDiskFirst(Checker):
                 )
 
 
+class LiesNamed(Checker):
+    """Who has two histories of a session in front of him says so: a frame that does not follow the
+    one before it is an alarm, on every replica that has both.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._liars: set[int] = set()
+        self._last: dict[tuple[str, int, int], tuple[int, bytes]] = {}
+        self._named: set[tuple[str, int, int, int]] = set()
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`."""
+        if kind == "equivocated":
+            self._liars.add(int(str(fields["session"])))
+        elif kind == "frame.forked" and "first" in fields:
+            shard, session, first = (int(str(fields[one])) for one in ("shard", "session", "first"))
+            self._named.add((host, shard, session, first))
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        mesh = self.world.authority.mesh
+        for frame in frames if self._liars else ():
+            if frame.session not in self._liars:
+                continue
+            where = host.name, frame.shard, frame.session
+            last, digest = self._last.get(where, (0, b""))
+            previous = parse_frame(frame.data, mesh.id, mesh.shards).header.previous
+            forked = last == frame.first - 1 and digest not in (b"", previous)
+            if forked and (*where, frame.first) not in self._named:
+                self.wrong(
+                    f"{host.name} took seq {frame.first} of session {frame.session} in shard "
+                    f"{frame.shard}, which does not follow what it has, and did not say so"
+                )
+            self._last[where] = frame.last, frame_hash(frame.data)
+
+
 class CausalDelivery(Checker):
     """A journal holds what a frame rests on before the frame: its predecessor, and its deps."""
 
@@ -190,7 +238,7 @@ class CausalDelivery(Checker):
         elif kind == "disk.lost":
             for name in [name for name in self._have if name[0] == host]:
                 del self._have[name]
-        elif kind == "disk.restored":  # which of the frames it holds, nobody said
+        elif kind in HARM:  # which of the frames it holds, nobody said
             self._joined.update((host, shard) for shard in range(self.world.authority.mesh.shards))
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
@@ -232,15 +280,20 @@ class NothingLost(Checker):
     def __init__(self, world: World, promises: Promises) -> None:
         super().__init__(world)
         self._promises = promises
+        self._liars: dict[str, None] = {}
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        del fields
-        if kind in ("disk.lost", "disk.restored"):
-            self._promises.disk_lost(host)
+        if kind == "disk.lost" or kind in HARM:
+            lost = lost_shards(fields)
+            self._promises.disk_lost(host, lost, self.world.authority.mesh.shards)
+        elif kind == "equivocated":
+            self._liars[host] = None
 
     def end(self, found: Sequence[Evidence]) -> None:
         """See `Checker.end`."""
+        for liar in self._liars:
+            self._promises.lied(liar)
         for one in lost(found, self._promises.acknowledged):
             self.wrong(str(one))
         for lack in missing(found, self._promises.papers):
@@ -283,8 +336,10 @@ class Acknowledgements(Checker):
         shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
         others = str(fields["others"])
         for name in [host, *filter(None, others.split(","))]:
-            have = self._on_disk[name, shard, session]
-            if have < seq and (name, shard) not in self._joined:
+            # A clone's acknowledgements count for its original's, and none can tell them apart.
+            same = name, clone_name(name)
+            have = max(self._on_disk[one, shard, session] for one in same)
+            if have < seq and not any((one, shard) in self._joined for one in same):
                 self.wrong(
                     f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
                     f"{fields['level']}, and {name} has {have} of them on disk"
@@ -311,7 +366,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, Converged, Quiet,
+        Acknowledgements, Converged, Quiet, LiesNamed,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [

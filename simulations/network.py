@@ -33,6 +33,7 @@ __all__ = ("Conditions", "Network", "Observer", "SimLink", "SimTransport", "Unre
 Share = Annotated[float, Field(ge=0, lt=1)]
 CONNECT_S = 5.0
 """How long a dial waits for an answer that never comes."""
+PORT = 7400
 
 
 class Unreachable(ServiceError):
@@ -156,10 +157,10 @@ class SimLink:
 class SimTransport:
     """`mesh.environment.Transport` of one run of a replica."""
 
-    def __init__(self, network: Network, name: str, certificate: bytes) -> None:
+    def __init__(self, network: Network, name: str, certificate: bytes, port: int) -> None:
         self.network = network
         self.name = name
-        self.address = f"{name}:7400"
+        self.address = f"{name}:{port}"
         self.certificate = certificate
         self.links: dict[SimLink, None] = {}
         self.alive = True
@@ -246,9 +247,9 @@ class Network:
         cut = [f"{a}→{b}" for (a, b), count in self._cuts.items() if count]
         return f"<Network of {sorted(self._listening)}, cut: {', '.join(cut) or 'nothing'}>"
 
-    def transport(self, name: str, certificate: bytes = b"") -> SimTransport:
-        """A transport for one run of the replica `name`."""
-        made = SimTransport(self, name, certificate)
+    def transport(self, name: str, certificate: bytes = b"", port: int = PORT) -> SimTransport:
+        """A transport for one run of the replica `name`. Two of one name have two ports."""
+        made = SimTransport(self, name, certificate, port)
         self._transports.append(made)
         return made
 

@@ -233,6 +233,13 @@ def _claims_one_more(real: Any) -> Any:
     return capture
 
 
+def _takes_any_history(real: Any) -> Any:
+    def apply(self: ShardHost, arrival: Arrival, transactions: Any) -> Any:
+        return replace(real(self, arrival, transactions), forked=False)
+
+    return apply
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -258,6 +265,11 @@ PLANTS: Mapping[str, Plant] = {
         "A frame is applied before what it depends on.",
         ("CausalDelivery", "StrongConvergence"),
         [(Inbox, "_unmet", _own_past_is_enough)],
+    ),
+    "equivocation-unnoticed": Plant(
+        "Nobody looks whether a frame follows the one before it.",
+        ("LiesNamed",),
+        [(ShardHost, "apply", _takes_any_history)],
     ),
     "lost-remove": Plant(
         "What others removed stays.",

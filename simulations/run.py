@@ -17,7 +17,7 @@ from simulations.checkpoint_invariant import checkpoint_checkers
 from simulations.claimants import Claimant, History
 from simulations.corners import cornered
 from simulations.decisions import decision_checkers
-from simulations.faults import Fault, draw, launch
+from simulations.faults import KINDS, Fault, draw, launch, prepare
 from simulations.hosts import drawn
 from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
 from simulations.loop import Deadlock, Escaped, Livelock
@@ -148,6 +148,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
     services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
     if services:
         settings |= SERVICE_SETTINGS
+    settings["replica__on_damage"] = chance.choice(("refuse", "rebuild"))
     scenario = dataclasses.replace(
         scenario,
         weather=weather,
@@ -190,8 +191,9 @@ class _Performance:
         ]
         if TEMPORAL in world.services.names:
             self._checkers += decision_checkers(world, history)
+        broken = [KINDS[fault.kind].breaks for fault in outcome.plan.values()]
         for checker in self._checkers:
-            checker.tolerated = scenario.tolerated
+            checker.tolerated = frozenset().union(*broken)
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
@@ -202,6 +204,7 @@ class _Performance:
     async def play(self, world: World) -> None:
         """See the module."""
         scenario = self._scenario
+        prepare(world, self._outcome.plan.values())
         for host in world.hosts.values():
             host.start()
         looking = asyncio.create_task(self._look(), name="checkers")

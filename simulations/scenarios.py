@@ -49,12 +49,6 @@ class Scenario:
     invariants: tuple[Callable[[World], None], ...] = ()
     code: str = ""
 
-    @property
-    def tolerated(self) -> frozenset[str]:
-        """Alarms and invariants that are not judged, for these faults break them for a while."""
-        planned = tuple(fault.kind for fault in self.plan or ())
-        return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds + planned))
-
 
 SERVICE_SETTINGS: dict[str, Any] = {
     "kafka__upload_after_s": 2.0,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import Header, parse_frame
-from simulations.invariants import Checker
+from simulations.invariants import HARM, Checker, lost_shards
 from simulations.services import BUS, LOG
 
 if TYPE_CHECKING:
@@ -83,8 +83,10 @@ class LogComplete(_OfLog):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        if kind in ("disk.lost", "disk.restored"):
-            self._owed.pop(host, None)
+        if kind == "disk.lost" or kind in HARM:
+            lost = lost_shards(fields)
+            owed = self._owed.get(host, ())
+            self._owed[host] = [frame for frame in owed if not lost(frame.shard)]
         if kind == "acknowledged" and fields["level"] == Durability.LOG:
             shard, session, seq = _written(fields)
             lacks = self.spans(shard, session).lacking(1, seq)
@@ -125,7 +127,7 @@ class LogFirst(_OfLog):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        if kind in ("disk.lost", "disk.restored"):
+        if kind == "disk.lost" or kind in HARM:
             for where in [where for where in self._own if where[0] == host]:
                 del self._own[where]
         elif kind == "log.hole":
@@ -136,7 +138,7 @@ class LogFirst(_OfLog):
 
     def _pruned(self, name: str, shard: int) -> None:
         own = self._own.get((name, shard), [])
-        on_disk = _places(self.world.hosts[name].disk.frames())
+        on_disk = _places(self.world.machine(name).disk.frames())
         for frame in own:
             if _place(frame) not in on_disk:
                 lacks = self.spans(shard, frame.session).lacking(frame.first, frame.last)
@@ -182,7 +184,7 @@ class Served(Checker):
         shard, session, seq = _written(fields)
         owed = [
             frame
-            for frame in self.world.hosts[host].disk.frames()
+            for frame in self.world.machine(host).disk.frames()
             if (frame.shard, frame.session) == (shard, session) and frame.first <= seq
         ]
         generations = self._taken.get((shard, session), {})

@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from crdt import Counter, Document, Feed, Flag, Map, Maximum, MultiValue, Register, Set, Text
 from crdt.errors import ServiceError
+from crdt.ids import shard_of
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
@@ -100,14 +101,25 @@ class Promises:
                 others=",".join(result.replicas),
             )  # fmt: skip
 
-    def disk_lost(self, replica: str) -> None:
-        """What was on this disk alone is lost with it: that was promised by nobody."""
+    def lied(self, host: str) -> None:
+        """Of documents that a liar made nothing is promised: some were told something else."""
+        for kept in (self.papers, self.deleted):
+            for document in [name for name in kept if name.startswith(f"Paper/{host}-")]:
+                del kept[document]
+
+    def disk_lost(self, replica: str, lost: Callable[[int], bool], shards: int) -> None:
+        """What was on this disk alone is lost with it: that was promised by nobody. `lost`: of
+        which of so many `shards`.
+        """
         self.acknowledged = [
-            one for one in self.acknowledged if one.replica != replica or one.level != str(ALONE)
+            one
+            for one in self.acknowledged
+            if one.replica != replica or one.level != str(ALONE) or not lost(one.shard)
         ]
         for kept in (self.papers, self.deleted):
             for document in [name for name, holder in kept.items() if holder == replica]:
-                del kept[document]
+                if lost(shard_of(document, shards)):
+                    del kept[document]
 
 
 class Writer:
@@ -130,7 +142,7 @@ class Writer:
 
     async def __call__(self, host: Host, replica: Replica) -> None:
         """Write until the replica is closed."""
-        if self._only is not None and host.name not in self._only:
+        if self._only is not None and replica.name not in self._only:
             return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
@@ -190,7 +202,7 @@ class Writer:
             kept = self._promises.papers
         result = await self._flush(host, replica, level)
         if result is not None:
-            kept[document] = "" if _survives(result) else replica.name
+            kept[document] = "" if _survives(result) else host.name
 
     async def _flush(self, host: Host, replica: Replica, level: Durability) -> FlushResult | None:
         try:
