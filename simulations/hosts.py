@@ -31,7 +31,7 @@ class SimClock:
 
     def __init__(self, loop: SimLoop, skew_ms: int = 0, drift: float = 0.0) -> None:
         self._loop = loop
-        self.skew_ms = skew_ms
+        self.skew_ms = self._furthest_ms = skew_ms
         self._rate = (1.0 + drift) / SECOND
 
     def __repr__(self) -> str:
@@ -48,6 +48,11 @@ class SimClock:
     def step(self, by_ms: int) -> None:
         """Somebody sets the wall clock, forward or back."""
         self.skew_ms += by_ms
+        self._furthest_ms = max(self.skew_ms, self._furthest_ms)
+
+    def furthest_ms(self) -> int:
+        """What it would show now, had nobody ever set it back."""
+        return self.wall_ms() + self._furthest_ms - self.skew_ms
 
 
 class SimEntropy:

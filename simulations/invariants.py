@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 
 from persistence.base import FrameRecord
 from persistence.frame import frame_hash, parse_frame
+from simulations.bounds import holdings
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
+from simulations.clients import judges
 from simulations.hosts import clone_name
+from simulations.judges import Judge
 from simulations.workload import Promises
 
 if TYPE_CHECKING:
@@ -61,11 +64,15 @@ class Checker:
         self.world = world
         self.violations: list[Violation] = []
 
+    @property
+    def name(self) -> str:
+        """What the invariant is called."""
+        return type(self).__name__
+
     def wrong(self, message: str) -> None:
         """It does not hold. What comes after the first few is of the same cause."""
-        name = type(self).__name__
-        if len(self.violations) < _MOST and name not in self.tolerated:
-            self.violations.append(Violation(name, self.world.now, message))
+        if len(self.violations) < _MOST and self.name not in self.tolerated:
+            self.violations.append(Violation(self.name, self.world.now, message))
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """A probe event of this host."""
@@ -357,6 +364,42 @@ class Quiet(Checker):
             self.wrong(f"{messages} messages in {seconds:g} s of nothing, more than {bound:g}")
 
 
+class BoundedMemory(Checker):
+    """What waits in a replica, to be applied, sent or written, stays within its bound."""
+
+    def look(self) -> None:
+        """See `Checker.look`."""
+        for host in self.world.up:
+            assert host.replica is not None
+            for what, size, bound in holdings(host.replica):
+                if size > bound:
+                    self.wrong(f"{host.name}: {size} {what}, at most {bound}")
+
+
+class OfHistory(Checker):
+    """What a judge says of what clients did and saw."""
+
+    def __init__(self, world: World, promises: Promises, judge: Judge) -> None:
+        super().__init__(world)
+        self._promises = promises
+        self.judge = judge
+
+    @property
+    def name(self) -> str:
+        """The judge's."""
+        return type(self.judge).__name__
+
+    def end(self, found: Sequence[Evidence]) -> None:
+        """See `Checker.end`. Where values turn into others, or one name has two frames, nothing is
+        promised of what clients see.
+        """
+        del found
+        if StrongConvergence.__name__ in self.tolerated:
+            return
+        for wrong in self.judge.judge(self._promises.history):
+            self.wrong(wrong)
+
+
 def collect(world: World) -> list[Evidence]:
     """What every replica that is up has, at this instant."""
     return [evidence(host.name, host.lattices, ()) for host in world.up]
@@ -366,11 +409,12 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, Converged, Quiet, LiesNamed,
+        Acknowledgements, BoundedMemory, Converged, Quiet, LiesNamed,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [
         NothingLost(world, promises),
         NothingResurrected(world, promises),
     ]
+    made += [OfHistory(world, promises, judge) for judge in judges()]
     return made

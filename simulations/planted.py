@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from crdt import Counter
+from crdt.clock import COUNTER_BITS, HybridClock
 from crdt.errors import CallerError
 from crdt.operation import Transaction
 from crdt.snapshot import decode_snapshot, encode_snapshot
@@ -24,6 +26,7 @@ from mesh.exchange import Exchange
 from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
+from mesh.replica import Replica
 from mesh.services.bus import BusFeed
 from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
@@ -240,6 +243,46 @@ def _takes_any_history(real: Any) -> Any:
     return apply
 
 
+def _adds_twice(real: Any) -> Any:
+    def assign(self: Counter, access: Any, document: str, path: bytes, value: int) -> None:
+        change = value - self.view(access, document, path)
+        real(self, access, document, path, value + change)
+
+    return assign
+
+
+class _Old:
+    """A document as it was."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def snapshot(self) -> Mapping[str, Any]:
+        return self._values
+
+
+def _answers_from_before(real: Any) -> Any:
+    def get(self: Replica, cls: Any, name: str) -> Any:
+        view = real(self, cls, name)
+        kept = self.__dict__.setdefault("kept reads", {})
+        old = kept.pop(name, None)
+        if view is None or old is not None:
+            return old and _Old(old)
+        kept[name] = view.snapshot()
+        return view
+
+    return get
+
+
+def _shows_the_wall(real: Any) -> Any:
+    del real
+
+    def now(self: HybridClock) -> int:
+        return self._wall_ms() << COUNTER_BITS
+
+    return now
+
+
 PLANTS: Mapping[str, Plant] = {
     "ack-before-fsync": Plant(
         "flush returns before the journal has what was written.",
@@ -346,6 +389,21 @@ PLANTS: Mapping[str, Plant] = {
         ("NeverOverdrawn",),
         [(BoundedEditor, "_need", needs_no_right)],
         "services",
+    ),
+    "counted-twice": Plant(
+        "What is added to a counter is added twice.",
+        ("CounterBounds", "NoDuplicateEffect"),
+        [(Counter, "assign", _adds_twice)],
+    ),
+    "stale-read": Plant(
+        "Every other read is answered with what the one before saw.",
+        ("SessionGuarantees",),
+        [(Replica, "get", _answers_from_before)],
+    ),
+    "clock-not-hybrid": Plant(
+        "Stamps are what the wall clock shows.",
+        ("HybridClocks",),
+        [(HybridClock, "now", _shows_the_wall)],
     ),
     "frontiers-only": Plant(
         "Anti-entropy compares frontiers, and no digests.",

@@ -19,7 +19,14 @@ from simulations.corners import cornered
 from simulations.decisions import decision_checkers
 from simulations.faults import KINDS, Fault, draw, launch, prepare
 from simulations.hosts import drawn
-from simulations.invariants import Checker, Quiet, Violation, checkers_for, collect
+from simulations.invariants import (
+    Checker,
+    OfHistory,
+    Quiet,
+    Violation,
+    checkers_for,
+    collect,
+)  # fmt: skip
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
 from simulations.scenario import equipped
@@ -169,16 +176,16 @@ class _Performance:
         self._outcome = outcome
         self._promises = Promises()
         history = History()
+        self._writer: Writer | None = None
         if scenario.load is not None:
             only = None if part.writers is None else [host_name(one) for one in part.writers]
-            world.agents.append(
-                Writer(
-                    self._promises,
-                    scenario.load,
-                    lambda host, run: world.chance("writer", host, run),
-                    only,
-                )
+            self._writer = Writer(
+                self._promises,
+                scenario.load,
+                lambda host, run: world.chance("writer", host, run),
+                only,
             )
+            world.agents.append(self._writer)
             if TEMPORAL in world.services.names:
                 world.agents.append(
                     Claimant(history, lambda host, run: world.chance("claimant", host, run), only)
@@ -213,6 +220,9 @@ class _Performance:
         await asyncio.sleep(scenario.fault_s)
         self._outcome.healed_s = await self._heal()
         found = collect(world)
+        if self._writer is not None:
+            for host in world.up:
+                self._writer.read_all(host)
         for checker in self._checkers:
             checker.end(found)
         await self._settled()
@@ -278,6 +288,9 @@ class _Performance:
         outcome.seconds = world.now
         outcome.steps = world.loop.steps
         outcome.counts = world.counts + self._promises.counts
+        for checker in self._checkers:
+            if isinstance(checker, OfHistory):
+                outcome.counts[f"checked {checker.name}"] = checker.judge.checked
         outcome.marks = world.marks
         outcome.lines = world.trace.lines
 

@@ -11,7 +11,7 @@ None where nothing is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,7 +44,7 @@ class Event:
     place: Place
     action: str
     value: Any
-    seen: frozenset[Dot]
+    seen: Container[Dot]
     generation: int = 0
 
 

@@ -23,6 +23,8 @@ from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
 from simulations.checkers import Acknowledged
+from simulations.clients import Client, Traveller
+from simulations.history import History
 from simulations.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ("Load", "Paper", "Promises", "Sheet", "Writer")
 
 FLUSH_TIMEOUT_S = 5.0
+LEDGERS = ("{books}/1", "{books}/2", "diary")
+"""Two of them in one shard."""
 ALONE = Durability.JOURNAL
 """The level of what is on one disk only."""
 
@@ -64,17 +68,23 @@ class Paper(Document):
     text: Register[str]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """How busy each writer is: `edits` a second on average, over so many shared `sheets`; every
-    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper. What
-    is written as text is longer by `padding` random bytes.
+    `flush` share of edits waits for durability, every `papers` share makes or deletes a paper. Of
+    the rest every `ledgers` share is what a client does to a ledger, `travels` of them a traveller.
+    What is written as text is longer by `padding` random bytes.
     """
 
     edits: PositiveFloat = 0.5
     sheets: PositiveInt = 4
-    flush: Annotated[float, Field(ge=0, le=1)] = 0.25
-    papers: Annotated[float, Field(ge=0, le=1)] = 0.1
+    flush: Share = 0.25
+    papers: Share = 0.1
+    ledgers: Share = 0.6
+    travels: Share = 0.2
     padding: NonNegativeInt = 0
 
 
@@ -87,6 +97,8 @@ class Promises:
     """{document: replica on whose disk alone its making is, or ""}, acknowledged ones."""
     deleted: dict[str, str] = field(default_factory=dict)
     counts: Tally[str] = field(default_factory=Tally)
+    history: History = field(default_factory=History)
+    traveller: Traveller = field(default_factory=Traveller)
 
     def keep(self, host: Host, result: FlushResult) -> None:
         """A flush returned. A majority may be the one that asks: it counts whom it still sees."""
@@ -94,6 +106,9 @@ class Promises:
         level = str(Durability.PEERS(len(result.replicas)) if result.replicas else ALONE)
         if not result.replicas and _survives(result):
             level = str(result.level)
+        self.history.acknowledge(
+            result.session, result.written, host.world.now, alone=level == str(ALONE)
+        )
         for shard, seq in result.written.items():
             self.acknowledged.append(Acknowledged(result.session, shard, seq, level, host.name))
             host.tell(
@@ -111,6 +126,8 @@ class Promises:
         """What was on this disk alone is lost with it: that was promised by nobody. `lost`: of
         which of so many `shards`.
         """
+        self.history.disk_lost(replica)
+        self.traveller.lost()
         self.acknowledged = [
             one
             for one in self.acknowledged
@@ -146,6 +163,7 @@ class Writer:
             return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
+        client = Client(self._promises.history, host, replica, rng)
         number = 0
         while True:
             await asyncio.sleep(rng.expovariate(self._load.edits))
@@ -153,15 +171,24 @@ class Writer:
             try:
                 if rng.random() < self._load.papers:
                     await self._paper(host, replica, rng, mine, f"{host.name}-{host.runs}-{number}")
-                else:
+                    continue
+                if rng.random() >= self._load.ledgers:
                     padding = rng.randbytes(self._load.padding).hex()  # nothing that compresses
                     self._edit(replica, rng, f"{replica.name} {number}{padding}")
-                    self._promises.counts["edits"] += 1
-                    if rng.random() < self._load.flush:
-                        await self._flush(host, replica, self._level(host, rng))
+                elif rng.random() >= self._load.travels:
+                    client.act(rng.choice(LEDGERS))
+                else:
+                    traveller = self._promises.traveller
+                    went = await traveller.visit(client, rng.choice(LEDGERS), FLUSH_TIMEOUT_S)
+                    self._promises.counts["travels made" if went else "travels put off"] += 1
+                self._promises.counts["edits"] += 1
+                if rng.random() < self._load.flush:
+                    await self._flush(host, replica, self._level(host, rng))
             except Backpressure:
                 self._promises.counts["backpressure"] += 1
                 await replica.ready()
+            except FlushTimeout:
+                self._promises.counts["travels timed out"] += 1
             except ReplicaClosed:
                 return
 
@@ -173,6 +200,14 @@ class Writer:
         with replica.edit(Sheet, name) as sheet:
             for _ in range(rng.randrange(1, 4)):
                 _one_edit(sheet, rng, word)
+
+    def read_all(self, host: Host) -> None:
+        """What every ledger is in the end, on a host that is up."""
+        replica = host.replica
+        assert replica is not None, f"{host.name} is down"
+        client = Client(self._promises.history, host, replica, self._chance(host.name, 0))
+        for name in LEDGERS:
+            client.read(name, final=True)
 
     @staticmethod
     def _level(host: Host, rng: random.Random) -> Durability:

@@ -160,6 +160,11 @@ class Host:
         return f"<Host {self.name}, {'up' if self.replica else 'down'}>"
 
     @property
+    def world(self) -> World:
+        """The world it is in."""
+        return self._world
+
+    @property
     def replica(self) -> Replica | None:
         """The replica that runs here now and is started; None while there is none."""
         run = self.run
