@@ -132,6 +132,8 @@ class Broadcast:
 
     def say(self) -> None:
         """Send what was decided while frames came in."""
+        if not self._prunes and not self._grafts:
+            return
         prunes, self._prunes = self._prunes, {}
         grafts, self._grafts = self._grafts, {}
         for word, found in ((Prune, prunes), (Graft, grafts)):
@@ -158,7 +160,7 @@ class Broadcast:
     def look(self) -> None:
         """Ask for what was announced and did not come; notice that the bus is gone."""
         core = self._core
-        down = core.health.report()[BUS].state == DOWN
+        down = core.health.of(BUS).state == DOWN
         if down and not self._bus_is_down:
             self._graft_all(self._trees.bus_down(BUS_WAY))
         self._bus_is_down = down

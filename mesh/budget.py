@@ -86,6 +86,8 @@ class Budget:
         return self._units >= UNITS_MOST
 
     def _fill(self, now: float) -> None:
+        if now == self._at:
+            return
         self._units = min(UNITS_MOST, self._units + max(0.0, now - self._at) * UNITS_PER_S)
         self._at = now
         if self._units >= BREAK_S * UNITS_PER_S:
@@ -106,15 +108,21 @@ class Account:
         """Seconds until the peer should be read from again."""
         return max(self.calls.wait(now), self.volume.wait(now))
 
-    def hear(self, message: Message | None, size: int, now: float) -> None:
-        """A message of so many bytes came; None: one that could not be read."""
+    def hear(
+        self, message: Message | None, size: int, now: float, *, captured: bool = False
+    ) -> None:
+        """A message of so many bytes came; None: one that could not be read.
+
+        `captured`: a capture of all shards is due for this peer anyway, and costs nothing more.
+        """
+        capture = 0 if captured else CAPTURE_CALLS
         match message:
             case Frames() | SnapshotPart():
                 return
             case Summary():
-                self.calls.spend(1 + CAPTURE_CALLS, now)
+                self.calls.spend(1 + capture, now)
             case Frontier():
-                self.calls.spend(1 + CAPTURE_CALLS * message.reply, now)
+                self.calls.spend(1 + capture * message.reply, now)
             case _:
                 self.calls.spend(1, now)
         self.volume.spend(size // BYTES_A_UNIT + _items(message), now)

@@ -411,7 +411,7 @@ class Committer:
                     raise
                 await self._pause(self._backoff.wait())
             else:
-                if core.health.report()[JOURNAL].state == DOWN:
+                if core.health.of(JOURNAL).state == DOWN:
                     core.probe.event("journal.recovered")
                 core.health.set(JOURNAL, OK)
                 self._backoff.reset()

@@ -67,6 +67,8 @@ class Core:
         self.closed: dict[int, dict[int, int]] = {}
         """{session: {shard: last seq}} of sessions that ended in order and said so."""
         self.watchers = Watchers(settings.replica.watch_events_max, self.subscription.wants)
+        self.now = environment.clock.monotonic
+        """Seconds, for intervals."""
         self.health = Health(environment.clock, environment.probe)
         self.clones = Clones(self.name, self.health, self.probe)
         self._blocks: dict[str, str] = {}
@@ -74,10 +76,6 @@ class Core:
         """Why edits are refused for a while; empty: they are not."""
         self.refused: dict[str, int] = {}
         self.sources: dict[str, int] = {}
-
-    def now(self) -> float:
-        """Seconds, for intervals."""
-        return self.environment.clock.monotonic()
 
     def refuse(self, kind: str, reason: str, **fields: object) -> None:
         """Something from a peer was refused; nothing changed. Counted by reason."""

@@ -26,7 +26,7 @@ FRAMES_PER_TURN_BYTES = 8 << 10
 """Frames of a message that are dealt with before others have the event loop."""
 MAX_CONTROL_MESSAGES = 4_096
 MAX_CONTROL_BYTES = 4 * MAX_MESSAGE_BYTES
-"""Frontiers of all shards at once fit in it, of a hundred thousand sessions each."""
+"""Some of the largest messages there are; a handful of frontiers of a hundred thousand sessions."""
 
 
 class SendQueue:

@@ -22,7 +22,7 @@ from mesh.ingest import STUCK_S, Ingest, Reception
 from mesh.joining import Joining
 from mesh.links import PeerLink
 from mesh.manners import Manners
-from mesh.repair import Comparison, Requests, compare, plan
+from mesh.repair import ASK_AGAIN_S, Comparison, Requests, compare, plan
 from mesh.serving import Serving
 from mesh.shards import ShardHost
 from mesh.wire import (
@@ -50,8 +50,6 @@ from persistence.base import FrameRecord
 
 W = TypeVar("W")
 
-ASK_AGAIN_S = 5.0
-"""A request without an answer for this long is made again, maybe of somebody else."""
 PATIENCE_S = 0.1
 """How long a frame waits for its causes, which are usually on their way, before they are asked for.
 """
@@ -235,14 +233,13 @@ class Exchange:
         """See `committer.Outlet`. Summaries that are owed or came are dealt with against fresh
         captures.
         """
-        rows = tuple(host.published.row() for host in self._core.held)
+        rows = [host.published.row() for host in self._core.held]
         for link in self._links.values():
             if link.owes_summary:
                 link.owes_summary = False
-                link.send(Summary(rows))
-            summary, link.summary = link.summary, {}
-            for _, row in sorted(summary.items()):
-                self._compare(link, row)
+                link.send(Summary(tuple(rows)))
+            link.awaits_capture = False
+            self._compare_all(link)
             owed, link.owes_frontier = link.owes_frontier, set()
             for shard in sorted(owed):
                 link.send(self._core.hosts[shard].published.message(reply=False), asked=True)
@@ -321,7 +318,8 @@ class Exchange:
         self._core.waiters.progress()
 
     def _summary(self, link: PeerLink, message: Summary) -> None:
-        link.summary.update((row.shard, row) for row in message.rows)
+        link.comparisons.hear(message.rows)
+        link.awaits_capture = True
         self._committer.want_capture()
 
     def _asked(self, link: PeerLink, request: Request) -> None:
@@ -338,6 +336,12 @@ class Exchange:
             peer.holds = frozenset(message.shards)
         self._core.waiters.progress()
 
+    def _compare_all(self, link: PeerLink) -> None:
+        """As many as may be asked about; each answer makes room for another."""
+        now = self._core.now()
+        while (row := link.comparisons.next(now)) is not None:
+            self._compare(link, row)
+
     def _compare(self, link: PeerLink, row: SummaryRow) -> None:
         core = self._core
         if row.shard >= len(core.hosts) or not core.subscription.holds(row.shard):
@@ -348,6 +352,7 @@ class Exchange:
                 self._knows(link, row.shard, mine.frontier)
                 core.waiters.progress()
             case Comparison.DIFFERENT:
+                link.comparisons.asked(row.shard, core.now())
                 link.send(mine.message(reply=True), asked=True)
             case Comparison.CORRUPT:
                 core.probe.event(
@@ -375,7 +380,11 @@ class Exchange:
         core.waiters.progress()
         if message.reply:
             link.owes_frontier.add(message.shard)
+            link.awaits_capture = True
             self._committer.want_capture()
+        else:
+            link.comparisons.answered(message.shard)
+            self._compare_all(link)
         lattice = core.hosts[message.shard].lattice
         wanted = plan(lattice.frontier, lattice.floor, message)
         if wanted.snapshot:

@@ -15,6 +15,12 @@ from mesh.repair import Requests
 from mesh.transfers import KEPT_BYTES, KEPT_S, RESUMES_SINCE, Assembly, Shelf
 from mesh.wire import SnapshotPart, WantRest, WantSnapshot
 
+PAUSE_FIRST_S = 0.5
+PAUSE_MOST_S = 16.0
+"""Who gave a whole shard is not asked for it again so soon. What it gave did not help if there is
+still need to: each time in a row the pause doubles, or a snapshot that claims what nobody has would
+go round for ever, as fast as the network is."""
+
 
 class Fetching:
     """See the module. Synchronous; `requests` is what all peers were asked for."""
@@ -25,6 +31,8 @@ class Fetching:
         self._joining = joining
         # By session of the giver and shard: what its links left unfinished.
         self._broken: Shelf[tuple[int, int], Assembly] = Shelf(KEPT_BYTES, KEPT_S)
+        # By peer and shard: until when it is not asked again, and how long that pause is.
+        self._pauses: dict[tuple[str, int], tuple[float, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Fetching, broken transfers: {self._broken!r}>"
@@ -35,10 +43,12 @@ class Fetching:
             return  # What it gave would be refused; another peer is met in another round.
         if self._joining.waits(shard):
             return
+        begun = self._broken.get((link.session, shard))
+        if begun is None and self._core.now() < self._pauses.get((link.name, shard), (0.0, 0.0))[0]:
+            return
         if not self._requests.snapshot(shard, link.name, self._core.now()):
             return
         link.snapshots_asked.add(shard)
-        begun = self._broken.get((link.session, shard))
         if begun is not None and begun.rest is not None and link.wire >= RESUMES_SINCE:
             _, transfer, index = begun.rest
             # Given up before the rest of it comes, that would be garbage.
@@ -90,12 +100,24 @@ class Fetching:
 
     def joined(self, shard: int) -> None:
         """The shard came from somebody: what others began to send of it is no longer wanted."""
-        self._requests.joined(shard)
+        if giver := self._requests.joined(shard):
+            self._pause(giver, shard)
         for key in self._broken:
             if key[1] == shard:
                 self._broken.take(key)
 
+    def _pause(self, peer: str, shard: int) -> None:
+        _, pause = self._pauses.get((peer, shard), (0.0, PAUSE_FIRST_S / 2))
+        pause = min(2 * pause, PAUSE_MOST_S)
+        self._pauses[peer, shard] = self._core.now() + pause, pause
+
     def trim(self) -> None:
         """Give up what nobody came back to finish. To be called now and then."""
-        for (_, shard), size in self._broken.trim(self._core.now()):
+        now = self._core.now()
+        self._pauses = {
+            key: (until, pause)
+            for key, (until, pause) in self._pauses.items()
+            if now < until + pause  # Calm for as long again: it helped.
+        }
+        for (_, shard), size in self._broken.trim(now):
             self._core.probe.event("snapshot.dropped", shard=shard, bytes=size)

@@ -40,6 +40,10 @@ class Health:
         """{part: PartHealth} for every part in `PARTS`."""
         return dict(self._parts)
 
+    def of(self, part: str) -> PartHealth:
+        """One of them."""
+        return self._parts[part]
+
     def set(self, part: str, state: str, reason: str = "", cure: str = "") -> None:
         """A part is in this state now; `since` moves only when the state changes."""
         self._told[part] = (state, reason, cure)
@@ -59,6 +63,8 @@ class Health:
         this name is taken back by one without a reason.
         """
         remarks = self._remarks.setdefault(part, {})
+        if not reason and name not in remarks:
+            return
         if reason:
             remarks[name] = (reason, cure)
         else:

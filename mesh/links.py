@@ -21,7 +21,7 @@ from mesh.budget import Account
 from mesh.core import Core
 from mesh.dissemination import Limiter, SendQueue, slices
 from mesh.environment import Link, LinkClosed, PeerRefused
-from mesh.repair import merged
+from mesh.repair import ASK_AGAIN_S, Comparisons, merged
 from mesh.transfers import Assembly
 from mesh.wire import (
     VOCABULARY,
@@ -31,7 +31,6 @@ from mesh.wire import (
     Message,
     Ping,
     Request,
-    SummaryRow,
     Unknown,
     Want,
     decode,
@@ -133,7 +132,9 @@ class PeerLink:
         self.untold: dict[int, dict[int, int]] = {}
         self.owes_summary = False
         self.owes_frontier: set[int] = set()
-        self.summary: dict[int, SummaryRow] = {}
+        self.comparisons = Comparisons(ASK_AGAIN_S)
+        self.awaits_capture = False
+        """What the peer said is dealt with when all shards have been captured again."""
 
     def __repr__(self) -> str:
         way = "to" if self.initiated else "from"
@@ -309,7 +310,7 @@ class PeerLink:
             message = self._decoded(data)
             if isinstance(message, Bye):
                 raise LinkClosed(f"{self.name} says: {message.reason}")
-            self.account.hear(message, len(data), self._core.now())
+            self.account.hear(message, len(data), self._core.now(), captured=self.awaits_capture)
             if isinstance(message, Frames):
                 for part in slices(message.frames):
                     self._conversation.message(self, Frames(part))

@@ -92,7 +92,8 @@ class Manners:
     def judge(self) -> None:
         """Forget what is long ago, and say the rest in `health()`."""
         now = self._core.now()
-        self._notes = {name: note for name, note in self._notes.items() if now < note.until}
+        if self._notes:
+            self._notes = {name: note for name, note in self._notes.items() if now < note.until}
         if len(self._accounts) > len(self._links):
             self._accounts = {
                 name: account

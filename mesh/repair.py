@@ -11,7 +11,7 @@ missing than a snapshot has entries, or if the peer's floor is higher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,9 +19,13 @@ from mesh.wire import Frontier, Range, SummaryRow, Want
 from mesh.wire.codec import MAX_SESSIONS
 from persistence.frame import Header
 
+ASK_AGAIN_S = 5.0
+"""A request without an answer for this long is made again, maybe of somebody else."""
 FEW_OPERATIONS = 2_000
 """Below this many missing operations frames are cheaper than a snapshot of even the smallest shard.
 """
+MAX_ASKED_ABOUT = 64
+"""Shards of which a peer is asked for its frontier at once."""
 MAX_RANGES = 4_096
 """Ranges asked for at once; the rest is found by the next comparison."""
 
@@ -69,6 +73,51 @@ def compare(mine: Capture, theirs: SummaryRow) -> Comparison:
     if not same:
         return Comparison.DIFFERENT
     return Comparison.EQUAL if mine.digest == theirs.digest else Comparison.CORRUPT
+
+
+class Comparisons:
+    """What a peer said of its shards and nobody has compared yet: all in turn, but only so many
+    that differ are asked about at once, so that a mesh of thousands of shards fits into the queue
+    of a link.
+
+    A question lapses when it is answered, or after `patience` seconds: who holds a shard no more
+    never answers.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._rows: dict[int, SummaryRow] = {}
+        self._asked: dict[int, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Comparisons, {len(self._rows)} wait, {len(self._asked)} asked about>"
+
+    def hear(self, rows: Iterable[SummaryRow]) -> None:
+        """The latest of what the peer says; what it said of other shards still counts."""
+        self._rows.update((row.shard, row) for row in rows)
+
+    def next(self, now: float) -> SummaryRow | None:
+        """The shard to be compared next; None while there is none, or enough was asked.
+
+        The peer's answer, if one is awaited, is newer than what it said before: such are left out.
+        """
+        while self._rows:
+            if len(self._asked) >= MAX_ASKED_ABOUT:
+                self._asked = {one: until for one, until in self._asked.items() if until > now}
+                if len(self._asked) >= MAX_ASKED_ABOUT:
+                    return None
+            row = self._rows.pop(next(iter(self._rows)))
+            if self._asked.get(row.shard, now) <= now:
+                return row
+        return None
+
+    def asked(self, shard: int, now: float) -> None:
+        """The peer was asked for its frontier of this shard."""
+        self._asked[shard] = now + self._patience
+
+    def answered(self, shard: int) -> None:
+        """The peer sent its frontier of this shard."""
+        self._asked.pop(shard, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +226,9 @@ class Requests:
         for session in [one for one, (_, name, _) in asked.items() if name == peer]:
             del asked[session]
 
-    def joined(self, shard: int) -> None:
-        """A snapshot of the shard was joined or refused."""
-        self._snapshots.pop(shard, None)
+    def joined(self, shard: int) -> str:
+        """A snapshot of the shard was joined or refused; who was asked for it, if anybody was."""
+        return self._snapshots.pop(shard, ("", 0.0))[0]
 
     def gone(self, peer: str) -> None:
         """The link to this peer ended: ask others."""

@@ -17,6 +17,7 @@ replicas would diverge. TLS and links look at it; taking rights away is the rost
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -73,6 +74,10 @@ _REPLICA_LASTS: Final = timedelta(days=36_500)
 _SEQUENCE: Final = bytes.fromhex("3082")
 _ED25519_TAIL: Final = bytes.fromhex("300506032b6570034100")
 _TAIL_BYTES: Final = len(_ED25519_TAIL) + SIGNATURE_BYTES
+# What was found out about bytes is true for every `Trust` of a process. Whether the authority is
+# ours, and the session another's already, is each one's own matter.
+_PROVEN: Final[BoundedCache[bytes, tuple[int, Ed25519PublicKey]]] = BoundedCache(MAX_KNOWN_REPLICAS)
+"""{certificate: (its session, that one's key)} where both signatures in it are good."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _X509_FAULTS: Final = (
     ValueError,
@@ -187,6 +192,7 @@ def issue_replica(
     )
 
 
+@functools.lru_cache(MAX_KNOWN_REPLICAS)
 def verify_replica(authority: x509.Certificate, der: bytes) -> ReplicaCertificate:
     """Name, key and rights that a replica's certificate proves. Raises BadSignature.
 
@@ -353,6 +359,9 @@ class Trust:
             raise Oversized(
                 f"a certificate of {len(certificate)} bytes, above {MAX_CERTIFICATE_BYTES}"
             )
+        proven = _PROVEN.get(certificate)
+        if proven and (known := self.get(proven[0])) and known.certificate == certificate:
+            return known
         payload, signature, possession = byte_fields(certificate, 3, "session certificate")
         session, replica, public, der = self._payload(payload)
         known = self.get(session)
@@ -361,12 +370,16 @@ class Trust:
         certified = self._replica(der)
         if certified.name != replica:
             raise BadSignature(f"{certified.name!r} certified a session in the name of {replica!r}")
-        try:
-            certified.key.verify(signature, _SESSION_CONTEXT + payload)
-            key = Ed25519PublicKey.from_public_bytes(public)
-            key.verify(possession, _SESSION_CONTEXT + payload)
-        except (InvalidSignature, ValueError) as fault:
-            raise BadSignature(f"session {session} is not certified by {replica!r}") from fault
+        if proven:
+            key = proven[1]
+        else:
+            try:
+                certified.key.verify(signature, _SESSION_CONTEXT + payload)
+                key = Ed25519PublicKey.from_public_bytes(public)
+                key.verify(possession, _SESSION_CONTEXT + payload)
+            except (InvalidSignature, ValueError) as fault:
+                raise BadSignature(f"session {session} is not certified by {replica!r}") from fault
+            _PROVEN.put(certificate, (session, key))
         if known is not None:
             # A signature may be made anew; that says nothing against its author.
             if (known.replica, known.key) != (replica, key):

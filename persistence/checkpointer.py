@@ -302,7 +302,7 @@ class Checkpointer:
         newest = self._sound(shard)
         if newest and not all(snapshot.seen(*dot) for dot in newest.frontier.items()):
             # Of a state that goes on growing this does not happen; should it, the older one stays.
-            self._probe.sometimes("a captured shard lacks what its checkpoint has")
+            self._probe.event("checkpoint.stale", shard=shard)
             return False
         if shard in self._pending:
             # A store that takes what it can't give back must not fill up with attempts.

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from mmap import ACCESS_READ, mmap
@@ -35,6 +35,7 @@ from persistence.base import (
     WAITING,
     FrameError,
     FrameRecord,
+    Journal,
     JournalDamaged,
     SnapshotRecord,
     StorageError,
@@ -53,6 +54,9 @@ from persistence.sqlite_checks import frame_proven
 _FRAME_COLUMNS: Final = 8
 _SNAPSHOT_COLUMNS: Final = 4
 _COMMIT_FRAMES: Final = 512
+
+Row = tuple[int, tuple[Any, ...]]
+"""A row of the journal's tables as it lies in the file: its number, and its columns."""
 
 
 @dataclass(slots=True)
@@ -96,7 +100,7 @@ class Salvage:
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What is to be in the new journal. `contained` lies in a snapshot, and may be owed."""
 
     report: Salvage
@@ -118,8 +122,10 @@ async def rebuild(folder: Path, reason: str) -> Salvage:
         try:
             place = _next_place(folder)
             with tempfile.TemporaryDirectory(prefix=".rebuild-", dir=folder) as draft:
-                found = _find(folder, identity, Salvage(identity.replica, place.name, reason))
-                await _write(Path(draft), identity, found)
+                report = Salvage(identity.replica, place.name, reason)
+                found = sort_out(_rows(folder), _marked(folder), identity, report)
+                async with open_journal(Path(draft), identity.mesh) as journal:
+                    await refill(journal, found)
                 _publish(folder, Path(draft), place, found.report)
         except OSError as fault:
             raise StorageError(f"cannot rebuild the journal in {folder}: {fault}") from fault
@@ -141,29 +147,36 @@ def _next_place(folder: Path) -> Path:
 # ---------------------------------------------------------------------------------- what is there
 
 
-def _find(folder: Path, identity: Identity, report: Salvage) -> _Found:
+def sort_out(rows: Iterable[Row], marked: int | None, identity: Identity, report: Salvage) -> Found:
+    """What of these rows is to be in the new journal; `report` is filled in. `marked`: how far the
+    old one was written, None where nothing says so. Pure.
+    """
     opener = Opener(identity.mesh, Trust(identity.mesh))
-    frames, snapshots, last = _proven_rows(folder, report)
+    frames, snapshots, last = _proven_rows(rows, report)
     shards = {number: Shard(identity.mesh.digest_key) for number in range(identity.mesh.shards)}
-    found = _Found(report)
+    found = Found(report)
     for record in sorted(snapshots, key=lambda one: one.position, reverse=True):
         if record.shard in shards and not shards[record.shard].frontier:
             joined = _joined(record, opener, shards[record.shard], identity)
             if joined is not None:
                 shards[record.shard] = joined
                 found.snapshots.append(record)
-    _sort_out(found, frames, opener, shards, identity.replica)
+    _apply(found, frames, opener, shards, identity.replica)
     report.snapshots = len(found.snapshots)
     report.missing = _missing(found.waiting, shards)
-    try:
-        report.tail = max(0, (read_mark(folder) or 0) - last)
-    except JournalDamaged:
-        report.tail = 0
+    report.tail = max(0, (marked or 0) - last)
     return found
 
 
+def _marked(folder: Path) -> int | None:
+    try:
+        return read_mark(folder)
+    except JournalDamaged:
+        return None
+
+
 def _proven_rows(
-    folder: Path, report: Salvage
+    rows: Iterable[Row], report: Salvage
 ) -> tuple[dict[bytes, bool], list[SnapshotRecord], int]:
     """{frame: whether it is kept as our own}, in the order they were journaled in, and snapshots,
     checksums proven; the last position.
@@ -171,7 +184,7 @@ def _proven_rows(
     frames: dict[bytes, tuple[int, bool]] = {}
     snapshots: dict[bytes, SnapshotRecord] = {}
     last = 0
-    for rowid, columns in _rows(folder):
+    for rowid, columns in rows:
         if len(columns) == _FRAME_COLUMNS:
             found_by, (own, data, crc) = columns[1:6], columns[5:]
             sound = isinstance(data, bytes) and all(type(one) is int for one in found_by)
@@ -188,7 +201,7 @@ def _proven_rows(
     return {data: own for data, (_, own) in ordered}, list(snapshots.values()), last
 
 
-def _rows(folder: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _rows(folder: Path) -> Iterator[Row]:
     """Whatever looks like a row, in the journal and in those that were rebuilt before."""
     for path in [*damaged_journals(folder), folder / layout.JOURNAL]:
         with ExitStack() as stack:
@@ -221,8 +234,8 @@ def _joined(
     return shard if shard.digest() == snapshot.digest else None
 
 
-def _sort_out(
-    found: _Found,
+def _apply(
+    found: Found,
     frames: Mapping[bytes, bool],
     opener: Opener,
     shards: Mapping[int, Shard],
@@ -266,7 +279,7 @@ def _sort_out(
     found.report.waiting = len(found.waiting)
 
 
-def _take(found: _Found, raw: bytes, opened: OpenedFrame, shard: Shard, replica: str) -> bool:
+def _take(found: Found, raw: bytes, opened: OpenedFrame, shard: Shard, replica: str) -> bool:
     header = opened.header
     own = opened.replica == replica
     if shard.seen(header.session, header.last):
@@ -307,21 +320,21 @@ def _missing(
 # -------------------------------------------------------------------------------- the new journal
 
 
-async def _write(draft: Path, identity: Identity, found: _Found) -> None:
-    async with open_journal(draft, identity.mesh) as journal:
-        for start in range(0, len(found.contained), _COMMIT_FRAMES):
-            await journal.append(found.contained[start : start + _COMMIT_FRAMES])
-        covered = await journal.append([])
-        for record in found.snapshots:
-            await journal.save_snapshot(SnapshotRecord(record.shard, covered, record.data))
-        for start in range(0, len(found.applied), _COMMIT_FRAMES):
-            await journal.append(found.applied[start : start + _COMMIT_FRAMES])
-        notes = {
-            f"{WAITING}{at}": pack([found.certificates.get(frame.session, b""), frame.data])
-            for at, frame in enumerate(found.waiting)
-        }
-        notes[REBUILT] = found.report.sentence().encode()
-        await journal.set_meta(notes)
+async def refill(journal: Journal, found: Found) -> None:
+    """Write what was found into a new and empty journal. Raises StorageError."""
+    for start in range(0, len(found.contained), _COMMIT_FRAMES):
+        await journal.append(found.contained[start : start + _COMMIT_FRAMES])
+    covered = await journal.append([])
+    for record in found.snapshots:
+        await journal.save_snapshot(SnapshotRecord(record.shard, covered, record.data))
+    for start in range(0, len(found.applied), _COMMIT_FRAMES):
+        await journal.append(found.applied[start : start + _COMMIT_FRAMES])
+    notes = {
+        f"{WAITING}{at}": pack([found.certificates.get(frame.session, b""), frame.data])
+        for at, frame in enumerate(found.waiting)
+    }
+    notes[REBUILT] = found.report.sentence().encode()
+    await journal.set_meta(notes)
 
 
 def _publish(folder: Path, draft: Path, place: Path, report: Salvage) -> None:

@@ -7,11 +7,15 @@ event at which they part.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.connection import Connection
 
 from simulations.invariants import Violation
 from simulations.planted import planted
@@ -38,26 +42,41 @@ class Task:
     plant: str = ""
 
 
-def perform(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
-    """The outcomes of all tasks, in order. More jobs than one run in processes of their own."""
+def perform(tasks: Iterable[Task], jobs: int) -> Generator[Outcome, None, None]:
+    """The outcomes of all tasks, in order. More jobs than one run in processes of their own. Close
+    it to end early: what runs then is given up.
+    """
     if jobs <= 1:
         yield from map(perform_one, tasks)
         return
     # Fresh processes: a fork would copy whatever this one holds.
     context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
     rest = iter(tasks)
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running: deque[Future[Outcome]] = deque()
+    with ProcessPoolExecutor(jobs, context, _follow, (here,)) as pool:
+        running = deque(pool.submit(perform_one, task) for task in islice(rest, jobs * _AHEAD))
         try:
-            for task in islice(rest, jobs * _AHEAD):
-                running.append(pool.submit(perform_one, task))
             while running:
                 yield running.popleft().result()
-                for task in islice(rest, 1):
-                    running.append(pool.submit(perform_one, task))
-        finally:
-            for future in running:
-                future.cancel()
+                running.extend(pool.submit(perform_one, task) for task in islice(rest, 1))
+        except BaseException:
+            there.close()
+            raise
+    there.close()
+
+
+def _follow(parent: Connection) -> None:
+    """End this process when its parent ends, however, or closes its end. Who is left over would
+    wait for work for ever, and whoever reads what the parent prints would wait for the end of it.
+    """
+
+    def watch() -> None:
+        parent.poll(None)
+        os._exit(1)
+
+    # An interrupt goes to all processes of a terminal: the parent decides what comes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, name="follow the parent", daemon=True).start()
 
 
 def perform_one(task: Task) -> Outcome:

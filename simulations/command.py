@@ -20,13 +20,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from crdt.errors import CallerError
+from mesh.cli import INTERRUPTED
 from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
-from simulations.faults import KINDS, chosen_kinds
+from simulations.faults import KINDS
 from simulations.planted import PLANTS, planted
 from simulations.report import check_place, write_report
 from simulations.run import Outcome, Part
+from simulations.scenario import GROUPS, faults_of, imported
+from simulations.scenario_files import ScenarioFile, load, saved
 from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
+from simulations.services import SERVICES
 from simulations.shrinking import shrink
 
 __all__ = ("simulate_command",)
@@ -85,6 +89,21 @@ class _Tally:
         _err(f"seed {failed.seed} is made smaller:")
         task, smaller = shrink(dataclasses.replace(like, seed=failed.seed), failed, _err)
         self.part, self.failed[0] = task.part, smaller
+        self.show(smaller)
+
+    def show(self, outcome: Outcome) -> None:
+        """What did not hold in a seed, what went wrong in it, and how to run it again."""
+        _err(f"seed {outcome.seed}:")
+        for violation in outcome.violations[:_SHOWN]:
+            _err(f"  {violation}")
+        for number, fault in outcome.plan.items():
+            _err(f"    fault {number}: {fault}")
+        _err(f"  again: {self.replay(outcome)}")
+
+    @property
+    def missed(self) -> list[str]:
+        """The rare paths that were never taken."""
+        return [name for name in MARKS if not self.marks[name]]
 
     @property
     def trace_hash(self) -> str:
@@ -95,15 +114,19 @@ class _Tally:
 
 
 def simulate_command(
-    scenario: Annotated[str, typer.Argument(help="One of --list, or soak.")] = "swarm",
+    scenario: Annotated[
+        str, typer.Argument(help="One of --list, soak, a file FILE.toml, or MODULE:NAME.")
+    ] = "swarm",
     seed: Annotated[int | None, typer.Option(help="Run this seed alone.", min=0)] = None,
-    seeds: Annotated[str, typer.Option(metavar="A:B", help="Run seeds A to B-1.")] = "0:20",
+    seeds: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Run seeds A to B-1; 0:20 if not given.")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(help="How many replicas.", min=2, max=100)] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Draw fresh seeds for so long.", min=0.01, max=100_000)
     ] = None,
     faults: Annotated[
-        str, typer.Option(help="all, none, or kinds of --list, with commas.")
+        str, typer.Option(help="all, none, network, crashes, or kinds of --list, with commas.")
     ] = "all",
     only_faults: Annotated[
         str, typer.Option(metavar="N,N", help="Of the faults drawn only these, by number.")
@@ -125,6 +148,12 @@ def simulate_command(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the first failing seed, or else the last one."),
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Save the first failing seed, or else the last, as data."
+        ),
+    ] = None,
     list_all: Annotated[
         bool, typer.Option("--list", help="Show scenarios and kinds of faults, and end.")
     ] = False,
@@ -144,33 +173,47 @@ def simulate_command(
         _list()
         return
     try:
-        chosen = _soaking(minutes) if scenario == SOAK else scenario_named(scenario)
-        chosen = _adapted(chosen, replicas, faults)
-        part = Part(_numbers(only_faults), _numbers(only_hosts), _numbers(only_writers))
-        first, end = _bounds(seed, seeds)
+        given = _given(scenario, minutes)
+        chosen = _adapted(given.scenario, replicas, faults)
+        part = Part(
+            _numbers(only_faults) or given.part.faults,
+            _numbers(only_hosts) or given.part.hosts,
+            _numbers(only_writers) or given.part.writers,
+        )
+        first, end = _bounds(seed if seed is not None or seeds else given.seed, seeds or "0:20")
+        plant = plant or given.plant
         with planted(plant):
             pass  # only to learn whether there is one
-        check_place(report)
+        for file in (report, save):
+            check_place(file)
     except CallerError as error:
         _fail(str(error))
     like = Task(chosen, 0, part, plant=plant)
     tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
     began = _CLOCK.monotonic()
     wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
-    _run_all(like, wanted, tally, jobs)
+    stopped = _run_all(like, wanted, tally, jobs)
     seconds = _CLOCK.monotonic() - began
-    _shrink_and_report(like, tally, report, shrinking=shrinking)
-    missed = _missed(tally) if scenario == SOAK else []
-    _conclude(chosen, tally, seconds, missed, as_json=as_json)
+    if not stopped:
+        _shrink_and_keep(like, tally, report, save, shrinking=shrinking)
+    _conclude(chosen, tally, seconds, as_json=as_json, stopped=stopped)
 
 
-def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> None:
+def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> bool:
+    """Run them; whether somebody stopped it."""
     count = len(seeds) if isinstance(seeds, range) else None
     workers = min(jobs or os.cpu_count() or 1, count or 256)
     with _progress(like.scenario, count) as tell:
-        for outcome in perform(_tasks(like, seeds), workers):
-            tally.add(outcome)
-            tell(tally)
+        try:
+            with contextlib.closing(perform(_tasks(like, seeds), workers)) as outcomes:
+                for outcome in outcomes:
+                    tally.add(outcome)
+                    if outcome.violations and len(tally.failed) <= _SHOWN:
+                        tally.show(outcome)
+                    tell(tally)
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
 def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
@@ -178,31 +221,27 @@ def _tasks(like: Task, seeds: Iterable[int]) -> Iterator[Task]:
         yield dataclasses.replace(like, seed=seed, twice=number % TWICE_EVERY == 0)
 
 
-def _shrink_and_report(like: Task, tally: _Tally, file: Path | None, *, shrinking: bool) -> None:
+def _shrink_and_keep(
+    like: Task, tally: _Tally, report: Path | None, save: Path | None, *, shrinking: bool
+) -> None:
     if shrinking and tally.failed:
         tally.shrink(like)
     shown = tally.failed[0] if tally.failed else tally.last
-    if file is not None and shown is not None:
-        task = dataclasses.replace(like, seed=shown.seed, part=tally.part)
-        write_report(file, task, shown, tally.replay(shown))
-        _err(f"seed {shown.seed} is drawn in {file}")
-
-
-def _missed(tally: _Tally) -> list[str]:
-    """The rare paths that were never taken."""
-    return [name for name in MARKS if not tally.marks[name]]
+    if shown is None:
+        return
+    task = dataclasses.replace(like, seed=shown.seed, part=tally.part)
+    if report is not None:
+        write_report(report, task, shown, tally.replay(shown))
+        _err(f"seed {shown.seed} is drawn in {report}")
+    if save is not None:
+        save.write_text(saved(task, shown), encoding="utf-8")
+        _err(f"seed {shown.seed} is saved in {save}; run it by mesh simulate {save}")
 
 
 def _conclude(
-    scenario: Scenario, tally: _Tally, seconds: float, missed: list[str], *, as_json: bool
+    scenario: Scenario, tally: _Tally, seconds: float, *, as_json: bool, stopped: bool
 ) -> NoReturn:
-    for outcome in tally.failed[:_SHOWN]:
-        _err(f"seed {outcome.seed}:")
-        for violation in outcome.violations[:_SHOWN]:
-            _err(f"  {violation}")
-        for number, fault in outcome.plan.items():
-            _err(f"    fault {number}: {fault}")
-    plain = {
+    plain: dict[str, Any] = {
         "scenario": scenario.name,
         "seeds": tally.seeds,
         "violations": tally.violations,
@@ -210,33 +249,55 @@ def _conclude(
         "seeds_per_second": round(tally.seeds / seconds, 3),
         "simulated_seconds_per_second": round(tally.simulated_s / seconds, 1),
         "trace_hash": tally.trace_hash,
+        "marks_missed": tally.missed,
     }
     if as_json:
         sys.stdout.write(json.dumps(plain) + "\n")
     else:
         plain["violations"] = len(tally.violations)
+        plain["marks_missed"] = len(tally.missed)
         sys.stdout.write(", ".join(f"{key} {value}" for key, value in plain.items()) + "\n")
     sys.stdout.flush()
+    if scenario.swarm:
+        _err(_paths(tally))
+    if stopped:
+        _err(f"stopped after {tally.seeds} seeds")
     if tally.failed:
         _err(f"NOT HELD: {len(tally.failed)} of {tally.seeds} seeds; again:")
         _err(tally.replay(tally.failed[0]))
-    if missed:
-        _err(f"never met in {tally.seeds} seeds: {', '.join(missed)}; soak for longer")
-    raise typer.Exit(1 if tally.failed or missed else 0)
+    short = scenario.name == SOAK and tally.missed
+    raise typer.Exit(INTERRUPTED if stopped else 1 if tally.failed or short else 0)
+
+
+def _paths(tally: _Tally) -> str:
+    if not tally.missed:
+        return f"all {len(MARKS)} rare paths were taken"
+    return f"never taken in {tally.seeds} seeds: {', '.join(tally.missed)}; run more of them"
 
 
 # ---------------------------------------------------------------------- what was asked for
 
 
-def _soaking(minutes: float | None) -> Scenario:
-    if minutes is None:
+def _given(scenario: str, minutes: float | None) -> ScenarioFile:
+    """What is run: one of ours, one in a file, or one in a module."""
+    if scenario.endswith(".toml"):
+        return load(Path(scenario))
+    if ":" in scenario:
+        chosen = imported(scenario)
+    elif scenario != SOAK:
+        chosen = scenario_named(scenario)
+    elif minutes is None:
         raise CallerError("soak draws fresh seeds until its time is up: give --minutes")
-    return dataclasses.replace(scenario_named("swarm"), name=SOAK)
+    else:
+        chosen = dataclasses.replace(scenario_named("swarm"), name=SOAK)
+    return ScenarioFile(chosen)
 
 
 def _adapted(scenario: Scenario, replicas: int | None, faults: str) -> Scenario:
-    changed = dataclasses.replace(scenario, kinds=chosen_kinds(faults, scenario.kinds))
-    return changed if replicas is None else dataclasses.replace(changed, replicas=replicas)
+    if faults != "all":
+        there = SERVICES if scenario.swarm else scenario.services
+        scenario = dataclasses.replace(scenario, kinds=faults_of(faults, there), plan=None)
+    return scenario if replicas is None else dataclasses.replace(scenario, replicas=replicas)
 
 
 def _command(scenario: str, replicas: int | None, faults: str, plant: str) -> str:
@@ -313,6 +374,8 @@ def _list() -> None:
     typer.echo("faults:")
     for name, kind in KINDS.items():
         typer.echo(f"  {name:18} {kind.meaning}")
+    for name, kinds in GROUPS.items():
+        typer.echo(f"  {name:18} All of {', '.join(kinds)}.")
     typer.echo("planted bugs:")
     for name, bug in PLANTS.items():
         typer.echo(f"  {name:22} {bug.meaning} ({bug.scenario})")

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from persistence.base import FrameRecord, Journal, SnapshotRecord, StorageError
 from persistence.limits import MAX_READ_FRAMES
-from persistence.memory import MemoryJournal
+from simulations.damage import Platter, at_once
 from simulations.loop import SECOND, SimLoop
 from simulations.trace import Trace
 
@@ -27,14 +27,6 @@ T = TypeVar("T")
 Work: TypeAlias = Coroutine[Any, Any, T]
 _WRITES = frozenset({"append", "save_snapshot", "prune", "set_meta"})
 _BYTES_PER_SECOND = 200_000_000
-
-
-class _Platter(MemoryJournal):
-    """What is on disk. Its calls never suspend: the disk says when they happen."""
-
-    async def _turn(self) -> None:
-        if self._closed:
-            raise StorageError("the journal is closed")
 
 
 class Disk:
@@ -50,7 +42,7 @@ class Disk:
         self.loop = loop
         self.trace = trace
         self._rng = rng
-        self.platter: MemoryJournal = _Platter()
+        self.platter = Platter()
         self.busy_until = 0
         self.slow = 1.0
         self.full = self.broken = False
@@ -62,17 +54,17 @@ class Disk:
 
     def lose(self) -> None:
         """Everything on it is gone."""
-        self.platter = _Platter()
+        self.platter = Platter()
 
-    def copy(self) -> MemoryJournal:
+    def copy(self) -> Platter:
         """A backup of what is on it now."""
         return copy.deepcopy(self.platter)
 
     def frames(self) -> list[FrameRecord]:
         """All that are on it now."""
-        return [frame for _, frame in _at_once(self.platter.replay(0, MAX_READ_FRAMES))]
+        return [frame for _, frame in at_once(self.platter.replay(0, MAX_READ_FRAMES))]
 
-    def restore(self, backup: MemoryJournal) -> None:
+    def restore(self, backup: Platter) -> None:
         """What is on it is this backup."""
         self.platter = backup
 
@@ -93,7 +85,7 @@ class Disk:
         if refusal := self.refusal(kind):
             return None, StorageError(f"{kind}: {refusal}; free or replace the disk {self.name}")
         try:
-            return _at_once(work(self.platter)), None
+            return at_once(work(self.platter)), None
         except StorageError as error:
             return None, error
 
@@ -222,14 +214,3 @@ async def _result(future: asyncio.Future[T]) -> T:
 async def _failed(error: StorageError) -> Any:
     await asyncio.sleep(0)
     raise error
-
-
-def _at_once(call: Awaitable[T]) -> T:
-    """What a call that never suspends returns."""
-    assert isinstance(call, Coroutine)
-    try:
-        call.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    raise AssertionError("a call on the platter suspended")

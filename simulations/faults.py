@@ -17,14 +17,14 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations import misfortunes
-from simulations.services import BUS, CHECKPOINTS, LOG
+from simulations import misfortunes, mishaps
+from simulations.services import BUS, CHECKPOINTS, LOG, TEMPORAL
 
 if TYPE_CHECKING:
     from simulations.services import Services
     from simulations.world import World
 
-__all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch")
+__all__ = ("KINDS", "Fault", "Kind", "chosen_kinds", "draw", "launch", "prepare")
 
 Names = Sequence[str]
 Undo = Callable[[], None]
@@ -57,16 +57,23 @@ class Kind:
     """A kind of fault: whom it hits, for how many seconds, and what it does. `begin` gives what
     ends it. `scarce`: a plan has one fault of all that are, or nothing might be left of a write.
     `breaks`: alarms and invariants that it breaks until all agree; they are not judged then.
-    `service`: the one that it hits, where a world has it.
+    `service`: the one that it hits, where a world has it. `prepare`: what has to be so from the
+    start.
     """
 
     meaning: str
     targets: Callable[[random.Random, Names], tuple[str, ...]]
     lasts: tuple[float, float]
     begin: Callable[[World, tuple[str, ...]], Undo]
+    prepare: Callable[[World, tuple[str, ...]], None] | None = None
     scarce: bool = False
     breaks: frozenset[str] = frozenset()
     service: str = ""
+
+    @property
+    def hits_ways(self) -> bool:
+        """Whether its targets are ways, or hosts."""
+        return self.targets in _WAYS
 
 
 def draw(
@@ -89,7 +96,7 @@ def draw(
     while (at := at + rng.expovariate(1 / mean)) < seconds - 1.0:
         name = rng.choice(chosen)
         kind = KINDS[name]
-        targets = kind.targets(rng, [*names, *services] if kind.targets in _WAYS else names)
+        targets = kind.targets(rng, [*names, *services] if kind.hits_ways else names)
         shortest, longest = kind.lasts
         until = min(at + shortest * (longest / shortest) ** rng.random(), seconds)
         if targets and not (kind.scarce and spent):
@@ -114,6 +121,13 @@ def launch(world: World, plan: Iterable[Fault]) -> None:
 
     for fault in plan:
         world.loop.call_at(start + fault.t, begin, fault)
+
+
+def prepare(world: World, plan: Iterable[Fault]) -> None:
+    """Have the world be as a plan needs it, before anybody is started."""
+    for fault in plan:
+        if (ready := KINDS[fault.kind].prepare) is not None:
+            ready(world, fault.targets)
 
 
 def chosen_kinds(text: str, allowed: Sequence[str]) -> tuple[str, ...]:
@@ -326,47 +340,6 @@ def _old_disk(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
-def _disk(attribute: str, during: object, after: object) -> Any:
-    def begin(world: World, targets: tuple[str, ...]) -> Undo:
-        disks = [world.hosts[name].disk for name in targets]
-        for disk in disks:
-            setattr(disk, attribute, during)
-
-        def end() -> None:
-            for disk in disks:
-                setattr(disk, attribute, after)
-
-        return end
-
-    return begin
-
-
-def _rot(world: World, targets: tuple[str, ...]) -> Undo:
-    rng = world.chance("rot", world.now)
-    for name in targets:
-        world.hosts[name].rot(rng)
-    return _nothing
-
-
-def _step_clock(world: World, targets: tuple[str, ...]) -> Undo:
-    rng = world.chance("clock", world.now)
-    for name in targets:
-        world.hosts[name].clock.step(int(rng.gauss(0, 20_000)))
-    return _nothing
-
-
-def _blind(world: World, targets: tuple[str, ...]) -> Undo:
-    seeds = [world.hosts[name].seeds for name in targets]
-    for one in seeds:
-        one.blind = True
-
-    def end() -> None:
-        for one in seeds:
-            one.blind = False
-
-    return end
-
-
 def _down(world: World, targets: tuple[str, ...]) -> Undo:
     servers = [world.services.server(name) for name in targets]
     for server in servers:
@@ -406,7 +379,7 @@ KINDS: Mapping[str, Kind] = {
         "Everything takes some hundred milliseconds.", _everybody, (1, 10),
         _weather(latency_ms=80.0, jitter_ms=120.0),
     ),
-    "blind": Kind("Discovery names nobody.", _some, (1, 20), _blind),
+    "blind": Kind("Discovery names nobody.", _some, (1, 20), mishaps.blind),
     "kill": Kind("A process is killed, and started again.", _some, (0.2, 10), _crash(power=False)),
     "power": Kind("A host goes dark, and comes back.", _some, (0.5, 20), _crash(power=True)),
     "power-before-sync": Kind(
@@ -419,10 +392,28 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pause": Kind("A process stands still, and goes on.", _some, (0.1, 20), _pause),
     "stop": Kind("A replica is closed in order, and started again.", _one, (1, 10), _stop),
-    "disk-slow": Kind("Syncs take fifty times as long.", _some, (1, 10), _disk("slow", 50.0, 1.0)),
-    "disk-full": Kind("A disk takes no more frames.", _one, (0.5, 8), _disk("full", True, False)),
+    "equivocation": Kind(
+        "A member signs two frames under one name, and tells some the one, some the other.", _one,
+        (2, 15), mishaps.equivocate, scarce=True, prepare=mishaps.dishonest,
+        breaks=frozenset(
+            {
+                "frame.forked", "frame.void", "lattice.conflict", "digest.mismatch", "UniqueIds",
+                "StrongConvergence",
+            }
+        ),
+    ),
+    "upgrade": Kind(
+        "An older program runs on some hosts; it is ended, and its next version started.", _some,
+        (0.2, 5), mishaps.upgrade, prepare=mishaps.older,
+    ),
+    "disk-slow": Kind(
+        "Syncs take fifty times as long.", _some, (1, 10), mishaps.disk("slow", 50.0, 1.0)
+    ),
+    "disk-full": Kind(
+        "A disk takes no more frames.", _one, (0.5, 8), mishaps.disk("full", True, False)
+    ),
     "disk-broken": Kind(
-        "A disk refuses every write.", _one, (0.5, 8), _disk("broken", True, False)
+        "A disk refuses every write.", _one, (0.5, 8), mishaps.disk("broken", True, False)
     ),
     "disk-lost": Kind(
         "A host comes back with an empty disk.", _one, (1, 8), _lose_disk, scarce=True
@@ -431,7 +422,19 @@ KINDS: Mapping[str, Kind] = {
         "A host goes dark, and its disk is as it was when this began.", _one, (1, 15), _old_disk,
         scarce=True,
     ),
-    "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), _step_clock),
+    "flip": Kind(
+        "Bits on a disk turn; later the host goes dark, and starts with them.", _one, (0.5, 15),
+        mishaps.flip, scarce=True, breaks=frozenset({"frame.stuck"}),
+    ),
+    "torn": Kind(
+        "A host goes dark, and its disk lacks the newest writes, which it had called done.", _one,
+        (0.5, 8), mishaps.tear, scarce=True, breaks=frozenset({"frame.stuck"}),
+    ),
+    "clone": Kind(
+        "A machine is cloned with its folder, and both run until somebody ends the clone.", _one,
+        (2, 20), mishaps.clone, scarce=True, breaks=frozenset({"identity.cloned"}),
+    ),
+    "clock-step": Kind("Somebody sets a host's clock.", _one, (0.1, 0.2), mishaps.step_clock),
     "bus-down": Kind("The bus is away.", _service(BUS), (0.3, 10), _down, service=BUS),
     "bus-flushed": Kind(
         "The bus loses all its data.", _service(BUS), (0.1, 0.2),
@@ -475,8 +478,12 @@ KINDS: Mapping[str, Kind] = {
         _service(CHECKPOINTS), (0.1, 0.2), _service_fault(misfortunes.unanswered),
         service=CHECKPOINTS,
     ),
+    **{
+        name: Kind(meaning, _service(TEMPORAL), lasts, _service_fault(befall), service=TEMPORAL)
+        for name, (meaning, lasts, befall) in misfortunes.OF_TEMPORAL.items()
+    },
     ROT: Kind(
-        "A value in a replica's memory turns into another.", _one, (0.1, 0.2), _rot,
+        "A value in a replica's memory turns into another.", _one, (0.1, 0.2), mishaps.rot,
         breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),
     ),
 }  # fmt: skip
@@ -488,5 +495,5 @@ NETWORK = (
 SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
-    "disk-full", "disk-broken", "disk-lost", "disk-old",
+    "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone", "upgrade",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from simulations.loop import SECOND, SimLoop
 
-__all__ = ("START_MS", "SimClock", "SimEntropy", "drawn")
+__all__ = ("START_MS", "SimClock", "SimEntropy", "clone_name", "drawn")
 
 START_MS = 1_780_000_000_000
 """The wall clock when a world begins, for hosts without an error: Unix milliseconds."""
@@ -17,6 +17,11 @@ def drawn(seed: int, *path: object) -> bytes:
     """16 bytes for what the path names: every part of a world has chance of its own."""
     name = "/".join(map(str, (seed, *path)))
     return blake2b(name.encode(), digest_size=16, person=b"statemesh.world").digest()
+
+
+def clone_name(host: str) -> str:
+    """What the clone of a host is called; its replica has the name of the original's."""
+    return f"{host}-clone"
 
 
 class SimClock:

@@ -9,18 +9,17 @@ rehearsals over real processes use as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.durability import Durability
 from persistence.base import FrameRecord
-from persistence.frame import parse_frame
+from persistence.frame import frame_hash, parse_frame
 from simulations.bounds import holdings
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
 from simulations.clients import judges
+from simulations.hosts import clone_name
 from simulations.judges import Judge
-from simulations.services import LOG
 from simulations.workload import Promises
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ("Checker", "Violation", "checkers_for")
 
 _MOST = 5
+HARM = ("disk.restored", "disk.damaged")
+"""What leaves a disk with less on it than there was."""
 IDLE_MESSAGES_PER_S = 12.0
 """What a replica with nothing to do may send to each of its peers."""
 
@@ -43,6 +44,14 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.invariant} at {self.at:.3f} s: {self.message}"
+
+
+def lost_shards(fields: Mapping[str, object]) -> Callable[[int], bool]:
+    """Which shards of a disk are lost; all, where nothing says which."""
+    if "shards" not in fields:
+        return lambda shard: True  # noqa: ARG005
+    shards = {int(one) for one in str(fields["shards"]).split(",") if one}
+    return shards.__contains__
 
 
 class Checker:
@@ -86,6 +95,7 @@ class NothingRefused(Checker):
             "replica.failed", "frame.refused", "frame.void", "frame.forked", "frame.stuck",
             "lattice.conflict", "digest.mismatch", "link.flood", "link.error", "snapshot.refused",
             "snapshot.failed", "message.refused", "identity.cloned", "close.damaged",
+            "checkpoint.stale", "wire.newer",
         }
     )  # fmt: skip
 
@@ -182,6 +192,43 @@ class OnDiskFirst(Checker):
                 )
 
 
+class LiesNamed(Checker):
+    """Who has two histories of a session in front of him says so: a frame that does not follow the
+    one before it is an alarm, on every replica that has both.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._liars: set[int] = set()
+        self._last: dict[tuple[str, int, int], tuple[int, bytes]] = {}
+        self._named: set[tuple[str, int, int, int]] = set()
+
+    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Checker.event`."""
+        if kind == "equivocated":
+            self._liars.add(int(str(fields["session"])))
+        elif kind == "frame.forked" and "first" in fields:
+            shard, session, first = (int(str(fields[one])) for one in ("shard", "session", "first"))
+            self._named.add((host, shard, session, first))
+
+    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
+        """See `Checker.journaled`."""
+        mesh = self.world.authority.mesh
+        for frame in frames if self._liars else ():
+            if frame.session not in self._liars:
+                continue
+            where = host.name, frame.shard, frame.session
+            last, digest = self._last.get(where, (0, b""))
+            previous = parse_frame(frame.data, mesh.id, mesh.shards).header.previous
+            forked = last == frame.first - 1 and digest not in (b"", previous)
+            if forked and (*where, frame.first) not in self._named:
+                self.wrong(
+                    f"{host.name} took seq {frame.first} of session {frame.session} in shard "
+                    f"{frame.shard}, which does not follow what it has, and did not say so"
+                )
+            self._last[where] = frame.last, frame_hash(frame.data)
+
+
 class CausalDelivery(Checker):
     """A journal holds what a frame rests on before the frame: its predecessor, and its deps."""
 
@@ -198,7 +245,7 @@ class CausalDelivery(Checker):
         elif kind == "disk.lost":
             for name in [name for name in self._have if name[0] == host]:
                 del self._have[name]
-        elif kind == "disk.restored":  # which of the frames it holds, nobody said
+        elif kind in HARM:  # which of the frames it holds, nobody said
             self._joined.update((host, shard) for shard in range(self.world.authority.mesh.shards))
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
@@ -240,15 +287,20 @@ class NothingLost(Checker):
     def __init__(self, world: World, promises: Promises) -> None:
         super().__init__(world)
         self._promises = promises
+        self._liars: dict[str, None] = {}
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        del fields
-        if kind in ("disk.lost", "disk.restored"):
-            self._promises.disk_lost(host)
+        if kind == "disk.lost" or kind in HARM:
+            lost = lost_shards(fields)
+            self._promises.disk_lost(host, lost, self.world.authority.mesh.shards)
+        elif kind == "equivocated":
+            self._liars[host] = None
 
     def end(self, found: Sequence[Evidence]) -> None:
         """See `Checker.end`."""
+        for liar in self._liars:
+            self._promises.lied(liar)
         for one in lost(found, self._promises.acknowledged):
             self.wrong(str(one))
         for lack in missing(found, self._promises.papers):
@@ -291,86 +343,14 @@ class Acknowledgements(Checker):
         shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
         others = str(fields["others"])
         for name in [host, *filter(None, others.split(","))]:
-            have = self._on_disk[name, shard, session]
-            if have < seq and (name, shard) not in self._joined:
+            # A clone's acknowledgements count for its original's, and none can tell them apart.
+            same = name, clone_name(name)
+            have = max(self._on_disk[one, shard, session] for one in same)
+            if have < seq and not any((one, shard) in self._joined for one in same):
                 self.wrong(
                     f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
                     f"{fields['level']}, and {name} has {have} of them on disk"
                 )
-
-
-class LogComplete(Checker):
-    """A flush at LOG that returned is in the log; in the end the log has all that a journal has."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self._read: Counter[int] = Counter()
-        self._have: dict[int, dict[int, Spans]] = {}
-        self._owed: dict[str, list[FrameRecord]] = {}
-
-    def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
-        """See `Checker.journaled`. An author keeps a frame until the log has it."""
-        self._owed.setdefault(host.name, []).extend(frame for frame in frames if frame.own)
-
-    def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
-        """See `Checker.event`."""
-        if kind in ("disk.lost", "disk.restored"):
-            self._owed.pop(host, None)
-        if kind == "acknowledged" and fields["level"] == Durability.LOG:
-            shard, session, seq = (int(str(fields[name])) for name in ("shard", "session", "seq"))
-            lacks = self._spans(shard, session).lacking(1, seq)
-            if lacks:
-                self.wrong(
-                    f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
-                    f"LOG, and the log lacks {lacks}"
-                )
-
-    def judge(self) -> None:
-        """It had the time to come in."""
-        for lack in self.lacking():
-            self.wrong(lack)
-
-    def lacking(self) -> list[str]:
-        """Frames that are, or were, on a disk and not in the log, in words."""
-        found = []
-        for host in self.world.hosts.values():
-            for frame in (*host.disk.frames(), *self._owed.get(host.name, ())):
-                spans = self._spans(frame.shard, frame.session)
-                if spans.lacking(frame.first, frame.last):
-                    found.append(
-                        f"{host.name} journaled seq {frame.first} to {frame.last} of session "
-                        f"{frame.session} in shard {frame.shard}, and the log has not"
-                    )
-        return found
-
-    def _spans(self, shard: int, session: int) -> Spans:
-        """What the log has of a session, with all that came since the last look."""
-        mesh = self.world.authority.mesh
-        records = self.world.services.log_server.records(shard)
-        have = self._have.setdefault(shard, {})
-        for record in records[self._read[shard] :]:
-            header = parse_frame(record.data, mesh.id, mesh.shards).header
-            have.setdefault(header.session, Spans()).add(header.first, header.last)
-        self._read[shard] = len(records)
-        return have.setdefault(session, Spans())
-
-
-class Spans:
-    """Which numbers there are, of those that came in runs."""
-
-    def __init__(self) -> None:
-        self._numbers: set[int] = set()
-
-    def __repr__(self) -> str:
-        return f"<Spans of {len(self._numbers)}>"
-
-    def add(self, first: int, last: int) -> None:
-        """These are there."""
-        self._numbers.update(range(first, last + 1))
-
-    def lacking(self, first: int, last: int) -> list[int]:
-        """Those between, both included, that are not there."""
-        return [one for one in range(first, last + 1) if one not in self._numbers]
 
 
 class Quiet(Checker):
@@ -410,8 +390,12 @@ class OfHistory(Checker):
         return type(self.judge).__name__
 
     def end(self, found: Sequence[Evidence]) -> None:
-        """See `Checker.end`."""
+        """See `Checker.end`. Where values turn into others, or one name has two frames, nothing is
+        promised of what clients see.
+        """
         del found
+        if StrongConvergence.__name__ in self.tolerated:
+            return
         for wrong in self.judge.judge(self._promises.history):
             self.wrong(wrong)
 
@@ -425,7 +409,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, BoundedMemory, Converged, Quiet,
+        Acknowledgements, BoundedMemory, Converged, Quiet, LiesNamed,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [
@@ -433,6 +417,4 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
         NothingResurrected(world, promises),
     ]
     made += [OfHistory(world, promises, judge) for judge in judges()]
-    if LOG in world.services.names:
-        made.append(LogComplete(world))
     return made

@@ -40,8 +40,11 @@ STEPS_PER_INSTANT = 100_000
 THREAD_NS = (50_000, 2_000_000)
 """How long a thread's work takes."""
 RESOLUTION_NS = 1_000
-"""Who waits at all waits for so long."""
+"""Who waits at all waits for so long: else who waits by a host's slower clock would wait for ever
+less."""
 _WATCHED = 1_000
+_awake = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+"""What a timer of `asyncio.sleep` calls."""
 _PURGE_FROM = 512
 
 
@@ -149,8 +152,7 @@ class SimLoop(SealedLoop):
         self._callbacks: deque[Step] = deque()
         self._order = 0
         self._task_number = 0
-        self._instant_steps = 0
-        self._limit = steps_per_instant
+        self._limit = self._most_steps = steps_per_instant
         self._spinning: Counter[str] = Counter()
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         self._running = self._closed = False
@@ -200,7 +202,11 @@ class SimLoop(SealedLoop):
         context: Context | None = None,
     ) -> Step:
         """Run it in so many virtual seconds."""
-        return self.call_at(self.now_ns / SECOND + delay, callback, *args, context=context)
+        now = self.now_ns
+        at = round((now / SECOND + delay) * SECOND)
+        if delay > 0 and at < now + RESOLUTION_NS:
+            at = now + RESOLUTION_NS
+        return self.call_at_ns(at, callback, *args, context=context)
 
     def call_at(
         self,
@@ -212,7 +218,6 @@ class SimLoop(SealedLoop):
         """Run it at this virtual second."""
         at = round(when * SECOND)
         if when > self.now_ns / SECOND:
-            # Waiting takes time. Else who waits by a host's slower clock would wait for ever less.
             at = max(at, self.now_ns + RESOLUTION_NS)
         return self.call_at_ns(at, callback, *args, context=context)
 
@@ -224,10 +229,10 @@ class SimLoop(SealedLoop):
         context: Context | None = None,
     ) -> Step:
         """Run it at this virtual nanosecond, or at once if that is over."""
-        step = Step(callback, args, self, context, max(when, 1) / SECOND)
+        step = Step(callback, args, self, context, when / SECOND if when > 0 else 1 / SECOND)
         self._order += 1
         if self.cancelled > _PURGE_FROM and self.cancelled * 2 > len(self._timers):
-            self._timers = [timer for timer in self._timers if not timer[2]._cancelled]
+            self._timers[:] = [timer for timer in self._timers if not timer[2]._cancelled]
             heapq.heapify(self._timers)
             self.cancelled = 0
         heapq.heappush(self._timers, (when, self._order, step))
@@ -239,8 +244,8 @@ class SimLoop(SealedLoop):
         else:
             self._callbacks.append(step)
 
-    def _next(self) -> Step:
-        """What runs next; time goes on if nothing else can. Raises Deadlock."""
+    def _wake(self) -> None:
+        """Put what is due where it waits for its turn; time goes on if nothing else can."""
         timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
         while timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
             when, _, step = heapq.heappop(timers)
@@ -250,47 +255,53 @@ class SimLoop(SealedLoop):
                 continue
             if when > self.now_ns:
                 self.now_ns = when
-                self._instant_steps = 0
-            self._put(step)
-        count = len(tasks)
-        if callbacks:
-            # All callbacks are one lane, each task is one.
-            chosen = int(self._random() * (count + 1)) if count else 0
-            if chosen == count:
-                return callbacks.popleft()
-        elif count > 1:
-            chosen = int(self._random() * count)
-        elif count:
-            return tasks.pop()
-        else:
-            raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
-        # The last one takes its place: the order says nothing, one is drawn.
-        step, tasks[chosen] = tasks[chosen], tasks[-1]
-        tasks.pop()
-        return step
+                self._most_steps = self.steps + self._limit
+            if step._callback is _awake:
+                # A sleep is over: when the sleeper goes is drawn, as of all that can go on.
+                step._callback(*step._args)
+            else:
+                self._put(step)
 
-    def _run_one(self) -> None:
-        step = self._next()
-        if step._cancelled:
-            return
-        context = step._context
-        life = context.get(LIFE)
-        if life is not None and life.suspended:
-            life.parked.append(step)
-            return
-        self.steps += 1
-        self._instant_steps += 1
-        if self._instant_steps > self._limit:
-            self._spins(step)
-        self._busy = step
-        try:
-            context.run(step._callback, *step._args)
-        except Livelock:
-            raise
-        except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
-            self.faults.append(f"{step!r} raised {error!r}")
-        if self.halt is not None:
-            raise self.halt
+    def _run_until(self, main: asyncio.Future[Any]) -> None:
+        """Run what is next, again and again. Raises Deadlock. In one piece and with its own names
+        for everything, as all that a world does goes through here.
+        """
+        timers, tasks, callbacks = self._timers, self._tasks, self._callbacks
+        draw, done = self._random, main.done
+        while not done():
+            if timers and (timers[0][0] <= self.now_ns or not (tasks or callbacks)):
+                self._wake()
+            # All callbacks are one lane, each task is one.
+            count = len(tasks)
+            lanes = count + 1 if callbacks else count
+            chosen = int(draw() * lanes) if lanes > 1 else 0
+            if chosen < count:
+                # The last one takes its place: the order says nothing, one is drawn.
+                step, tasks[chosen] = tasks[chosen], tasks[-1]
+                del tasks[-1]
+            elif callbacks:
+                step = callbacks.popleft()
+            else:
+                raise Deadlock(f"nobody can go on at {self.time():.6f} s: {self._waiting()}")
+            if step._cancelled:
+                continue
+            context = step._context
+            life = context.get(LIFE)
+            if life is not None and life.suspended:
+                life.parked.append(step)
+                continue
+            self.steps += 1
+            if self.steps > self._most_steps:
+                self._spins(step)
+            self._busy = step
+            try:
+                context.run(step._callback, *step._args)
+            except Livelock:
+                raise
+            except Exception as error:  # noqa: BLE001 - as asyncio: one callback must not end all
+                self.faults.append(f"{step!r} raised {error!r}")
+            if self.halt is not None:
+                raise self.halt
 
     def stall(self) -> None:
         """The step that is running does not end. Called from another thread: it is made to raise
@@ -308,7 +319,7 @@ class SimLoop(SealedLoop):
         task = getattr(step._callback, "__self__", None)
         name = task.get_name() if isinstance(task, asyncio.Task) else repr(step._callback)
         self._spinning[name] += 1
-        if self._instant_steps > self._limit + _WATCHED:
+        if self.steps > self._most_steps + _WATCHED:
             self._put(step)  # it was not run
             busy = ", ".join(f"{name} ({n})" for name, n in self._spinning.most_common(3))
             raise Livelock(
@@ -344,8 +355,7 @@ class SimLoop(SealedLoop):
         asyncio._set_running_loop(self)
         self._running = True
         try:
-            while not main.done():
-                self._run_one()
+            self._run_until(main)
         except BaseException:
             if not main.done():
                 main.cancel()
@@ -384,7 +394,7 @@ class SimLoop(SealedLoop):
                 await asyncio.sleep(1)
             raise Deadlock(f"tasks that can't be cancelled: {self._waiting()}")
 
-        self._instant_steps = 0
+        self._most_steps = self.steps + self._limit
         self.halt = None
         self.run_until_complete(all_over())
         self.run_until_complete(self.shutdown_asyncgens())

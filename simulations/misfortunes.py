@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from simulations.services import Services
 
@@ -77,3 +77,39 @@ def unanswered(services: Services, rng: random.Random) -> Undo:
     call = rng.choice(("acquire", "write", "verified", "discard", "release"))
     services.checkpoint_server.fail_next(call, done=True)
     return _nothing
+
+
+def temporal_away(services: Services, rng: random.Random) -> Undo:
+    """Nobody decides anything."""
+    del rng
+    services.temporal_server.stop()
+    return services.temporal_server.start
+
+
+def slow_temporal(services: Services, rng: random.Random) -> Undo:
+    """Answers come late, some when nobody waits for them any more."""
+    services.temporal_server.slow(rng.choice((0.2, 1.0, 6.0)))
+    return lambda: services.temporal_server.slow(0.0)
+
+
+def repeating(services: Services, rng: random.Random) -> Undo:
+    """Answers are lost after the decision, requests and actions come twice."""
+    services.temporal_server.repeats = rng.choice((0.2, 0.5, 0.9))
+
+    def end() -> None:
+        services.temporal_server.repeats = 0.0
+
+    return end
+
+
+Befall = Callable[[Services, random.Random], Undo]
+OF_TEMPORAL: Mapping[str, tuple[str, tuple[float, float], Befall]] = {
+    "temporal-down": ("Temporal is away.", (0.3, 10), temporal_away),
+    "temporal-slow": ("Temporal decides, and answers late.", (1, 10), slow_temporal),
+    "temporal-repeats": (
+        "Answers are lost after the decision; requests and actions come twice.",
+        (1, 10),
+        repeating,
+    ),
+}
+"""{kind: meaning, how many seconds it lasts, what it does}."""

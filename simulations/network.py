@@ -19,7 +19,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from crdt.errors import CallerError, ServiceError
 from mesh.environment import Link, LinkClosed
@@ -28,8 +30,10 @@ from simulations.trace import Trace
 
 __all__ = ("Conditions", "Network", "Observer", "SimLink", "SimTransport", "Unreachable")
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 CONNECT_S = 5.0
 """How long a dial waits for an answer that never comes."""
+PORT = 7400
 
 
 class Unreachable(ServiceError):
@@ -43,12 +47,12 @@ class Conditions:
     in bytes per second; `buffer` bytes of a link may be on their way, or unread.
     """
 
-    latency_ms: float = 0.3
-    jitter_ms: float = 0.2
-    tail: float = 0.01
-    loss: float = 0.0
-    bandwidth: int = 100_000_000
-    buffer: int = 1 << 20
+    latency_ms: NonNegativeFloat = 0.3
+    jitter_ms: NonNegativeFloat = 0.2
+    tail: Share = 0.01
+    loss: Share = 0.0
+    bandwidth: PositiveInt = 100_000_000
+    buffer: PositiveInt = 1 << 20
 
 
 class SimLink:
@@ -153,10 +157,10 @@ class SimLink:
 class SimTransport:
     """`mesh.environment.Transport` of one run of a replica."""
 
-    def __init__(self, network: Network, name: str, certificate: bytes) -> None:
+    def __init__(self, network: Network, name: str, certificate: bytes, port: int) -> None:
         self.network = network
         self.name = name
-        self.address = f"{name}:7400"
+        self.address = f"{name}:{port}"
         self.certificate = certificate
         self.links: dict[SimLink, None] = {}
         self.alive = True
@@ -243,9 +247,9 @@ class Network:
         cut = [f"{a}→{b}" for (a, b), count in self._cuts.items() if count]
         return f"<Network of {sorted(self._listening)}, cut: {', '.join(cut) or 'nothing'}>"
 
-    def transport(self, name: str, certificate: bytes = b"") -> SimTransport:
-        """A transport for one run of the replica `name`."""
-        made = SimTransport(self, name, certificate)
+    def transport(self, name: str, certificate: bytes = b"", port: int = PORT) -> SimTransport:
+        """A transport for one run of the replica `name`. Two of one name have two ports."""
+        made = SimTransport(self, name, certificate, port)
         self._transports.append(made)
         return made
 

@@ -10,25 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crdt import Counter
 from crdt.clock import COUNTER_BITS, HybridClock
 from crdt.errors import CallerError
 from crdt.operation import Transaction
+from crdt.snapshot import decode_snapshot, encode_snapshot
+from crdt.types.bounded import BoundedEditor
 from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
+from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison
 from mesh.replica import Replica
+from mesh.services.bus import BusFeed
+from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
-from mesh.shards import ShardHost
+from mesh.services.registry import Registry
+from mesh.services.shared import Services
+from mesh.shards import ShardHost, TakenSnapshot
 from persistence.base import FrameRecord
+from persistence.certificates import Trust
+from persistence.checkpointer import Capture
 from persistence.identity import Identity
+from persistence.sealing import Opener
 from simulations.hosts import SimEntropy
+from simulations.planted_decisions import (
+    acts_first,
+    forgets_answers,
+    ignores_tokens,
+    needs_no_right,
+    never_fences,
+)
+from workflows import claims, machine
+from workflows.decider import Decider
 
 __all__ = ("PLANTS", "Plant", "planted")
 
@@ -130,6 +149,19 @@ def _without_removals(transaction: Transaction) -> Transaction:
     return transaction._replace(operations=operations)
 
 
+def _one_operation_ahead(real: Any) -> Any:
+    def snapshot(self: ShardHost, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
+        taken: TakenSnapshot = real(self, certificates, stamp)
+        session, last = max(taken.state.frontier.items(), default=(0, 0))
+        if last < 2:
+            return taken
+        frontier = {**taken.state.frontier, session: last + 1}
+        state = replace(taken.state, frontier=frontier)
+        return replace(taken, state=state)
+
+    return snapshot
+
+
 def _never_compares(real: Any) -> Any:
     del real
 
@@ -157,6 +189,58 @@ def _counts_before_it_sends(real: Any) -> Any:
         await real(self, epoch, position, records)
 
     return deliver
+
+
+def _forgets_for_services(real: Any) -> Any:
+    del real
+
+    def keep(
+        self: Services, shard: int, upto: Mapping[int, int], *, pressed: bool
+    ) -> dict[int, int]:
+        del self, shard, pressed
+        return dict(upto)
+
+    return keep
+
+
+def _knows_no_log(real: Any) -> Any:
+    def init(self: Registry, core: Core, feed: BusFeed, beats: Heartbeats, logged: Any) -> None:
+        del logged
+        real(self, core, feed, beats, None)
+
+    return init
+
+
+def _knows_no_generation(real: Any) -> Any:
+    del real
+
+    def changed(self: BusFeed, generation: str) -> bool:
+        self._generation = generation
+        return False
+
+    return changed
+
+
+def _claims_one_more(real: Any) -> Any:
+    async def capture(self: CheckpointFeed, shard: int) -> Capture:
+        taken: Capture = await real(self, shard)
+        mesh, sealer = self._core.identity.mesh, self._core.sealer
+        opened = Opener(mesh, Trust(mesh)).open_snapshot(taken.data)
+        state = decode_snapshot(opened.body)
+        session, last = max(state.frontier.items())
+        body = encode_snapshot(replace(state, frontier={**state.frontier, session: last + 1}))
+        certificates = list(opened.certificates.values())
+        data = sealer.seal_snapshot(shard, body, certificates, opened.chain, opened.stamp)
+        return replace(taken, data=data)
+
+    return capture
+
+
+def _takes_any_history(real: Any) -> Any:
+    def apply(self: ShardHost, arrival: Arrival, transactions: Any) -> Any:
+        return replace(real(self, arrival, transactions), forked=False)
+
+    return apply
 
 
 def _adds_twice(real: Any) -> Any:
@@ -225,10 +309,27 @@ PLANTS: Mapping[str, Plant] = {
         ("CausalDelivery", "StrongConvergence"),
         [(Inbox, "_unmet", _own_past_is_enough)],
     ),
+    "equivocation-unnoticed": Plant(
+        "Nobody looks whether a frame follows the one before it.",
+        ("LiesNamed",),
+        [(ShardHost, "apply", _takes_any_history)],
+    ),
     "lost-remove": Plant(
         "What others removed stays.",
         ("StrongConvergence", "NothingRefused"),
         [(ShardHost, "apply", _adds_only)],
+    ),
+    "cut-not-closed": Plant(
+        "A snapshot claims an operation more than it holds.",
+        (
+            "Acknowledgements",
+            "Converged",
+            "Monotone",
+            "NothingRefused",
+            "StrongConvergence",
+            "UniqueIds",
+        ),
+        [(ShardHost, "snapshot", _one_operation_ahead)],
     ),
     "no-anti-entropy": Plant(
         "Nobody looks whether a peer has more.",
@@ -239,6 +340,54 @@ PLANTS: Mapping[str, Plant] = {
         "What is sent to the log counts as being there before the log has said so.",
         ("LogComplete",),
         [(Delivery, "_deliver", _counts_before_it_sends)],
+        "services",
+    ),
+    "prune-before-log": Plant(
+        "The journal forgets what is owed to the log.",
+        ("LogFirst",),
+        [(Services, "keep", _forgets_for_services)],
+        "services",
+    ),
+    "trim-before-log": Plant(
+        "A replica trims the bus before the log has it.",
+        ("LogFirst",),
+        [(Registry, "__init__", _knows_no_log)],
+        "behind",
+    ),
+    "flush-unnoticed": Plant(
+        "That the bus lost its data, or a part of it, is not noticed.",
+        ("Served",),
+        [(BusFeed, "_changed", _knows_no_generation)],
+        "services",
+    ),
+    "checkpoint-cut-not-closed": Plant(
+        "A checkpoint claims an operation more than it holds.",
+        ("CheckpointsWhole",),
+        [(CheckpointFeed, "_capture", _claims_one_more)],
+        "services",
+    ),
+    "claim-unfenced": Plant(
+        "A token is accepted when it is out of date.",
+        ("Fencing", "Linearizable"),
+        [(claims, "fenced", never_fences), (machine, "_check_owner", ignores_tokens)],
+        "services",
+    ),
+    "transition-decided-twice": Plant(
+        "A request that comes again is decided again.",
+        ("OneWinner", "Linearizable"),
+        [(Decider, "fire", forgets_answers)],
+        "services",
+    ),
+    "effect-before-commit": Plant(
+        "Actions are performed before the decision stands, and where it never does.",
+        ("NoEffectBeforeCommit",),
+        [(Decider, "_decide", acts_first)],
+        "services",
+    ),
+    "budget-without-rights": Plant(
+        "Sessions spend from a budget what others have the right to.",
+        ("NeverOverdrawn",),
+        [(BoundedEditor, "_need", needs_no_right)],
         "services",
     ),
     "counted-twice": Plant(

@@ -10,14 +10,17 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from simulations.faults import Fault, draw, launch
+from simulations.checkpoint_invariant import checkpoint_checkers
+from simulations.claimants import Claimant, History
+from simulations.corners import cornered
+from simulations.decisions import decision_checkers
+from simulations.faults import KINDS, Fault, draw, launch, prepare
 from simulations.hosts import drawn
 from simulations.invariants import (
     Checker,
-    LogComplete,
     OfHistory,
     Quiet,
     Violation,
@@ -26,8 +29,10 @@ from simulations.invariants import (
 )  # fmt: skip
 from simulations.loop import Deadlock, Escaped, Livelock
 from simulations.network import Conditions
+from simulations.scenario import equipped
 from simulations.scenarios import SERVICE_SETTINGS, Scenario
-from simulations.services import SERVICES
+from simulations.service_invariants import Settles, service_checkers
+from simulations.services import SERVICES, TEMPORAL
 from simulations.workload import Promises, Writer
 from simulations.world import World, host_name
 
@@ -78,7 +83,7 @@ def simulate(
     watch: Callable[[World], None] | None = None,
 ) -> Outcome:
     """Run one seed, or a part of it. `watch` gets the world before it begins."""
-    scenario = drawn_scenario(scenario, seed)
+    scenario = equipped(drawn_scenario(scenario, seed))
     world = World(
         seed,
         scenario.replicas,
@@ -104,7 +109,9 @@ def simulate(
 def _plan(scenario: Scenario, world: World, part: Part) -> dict[int, Fault]:
     everybody = [host_name(number) for number in range(1, scenario.replicas + 1)]
     services = scenario.services
-    plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
+    plan: Iterable[Fault] | None = scenario.plan
+    if plan is None:
+        plan = draw(world.chance("plan"), everybody, scenario.kinds, scenario.fault_s, services)
     left = {number: fault.among([*world.names, *services]) for number, fault in enumerate(plan, 1)}
     return {
         number: fault
@@ -148,7 +155,8 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
     services = tuple(name for name in SERVICES if chance.random() < 0.6 and some)
     if services:
         settings |= SERVICE_SETTINGS
-    return dataclasses.replace(
+    settings["replica__on_damage"] = chance.choice(("refuse", "rebuild"))
+    scenario = dataclasses.replace(
         scenario,
         weather=weather,
         settings=settings,
@@ -156,6 +164,7 @@ def drawn_scenario(scenario: Scenario, seed: int) -> Scenario:
         shards=rng.choice((1, 4, 4, 16)),
         services=services,
     )
+    return cornered(scenario, seed)
 
 
 class _Performance:
@@ -166,6 +175,7 @@ class _Performance:
         self._world = world
         self._outcome = outcome
         self._promises = Promises()
+        history = History()
         self._writer: Writer | None = None
         if scenario.load is not None:
             only = None if part.writers is None else [host_name(one) for one in part.writers]
@@ -176,10 +186,21 @@ class _Performance:
                 only,
             )
             world.agents.append(self._writer)
+            if TEMPORAL in world.services.names:
+                world.agents.append(
+                    Claimant(history, lambda host, run: world.chance("claimant", host, run), only)
+                )
         world.agents.extend(scenario.agents)
-        self._checkers = checkers_for(world, self._promises)
+        self._checkers = [
+            *checkers_for(world, self._promises),
+            *service_checkers(world),
+            *checkpoint_checkers(world),
+        ]
+        if TEMPORAL in world.services.names:
+            self._checkers += decision_checkers(world, history)
+        broken = [KINDS[fault.kind].breaks for fault in outcome.plan.values()]
         for checker in self._checkers:
-            checker.tolerated = scenario.tolerated
+            checker.tolerated = frozenset().union(*broken)
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
@@ -190,6 +211,7 @@ class _Performance:
     async def play(self, world: World) -> None:
         """See the module."""
         scenario = self._scenario
+        prepare(world, self._outcome.plan.values())
         for host in world.hosts.values():
             host.start()
         looking = asyncio.create_task(self._look(), name="checkers")
@@ -203,7 +225,7 @@ class _Performance:
                 self._writer.read_all(host)
         for checker in self._checkers:
             checker.end(found)
-        await self._logged()
+        await self._settled()
         await self._quiet()
         looking.cancel()
         for invariant in scenario.invariants:
@@ -231,10 +253,10 @@ class _Performance:
                 return world.now - began
         return None
 
-    async def _logged(self) -> None:
-        """Wait until the log has what disks have, for as long as agreeing may take."""
+    async def _settled(self) -> None:
+        """Wait until services have what they must, for as long as agreeing may take."""
         for checker in self._checkers:
-            if isinstance(checker, LogComplete) and self._outcome.healed_s is not None:
+            if isinstance(checker, Settles) and self._outcome.healed_s is not None:
                 for _ in range(int(self._scenario.heal_s / LOOK_S)):
                     if not checker.lacking():
                         break

@@ -1,8 +1,7 @@
 """Scenarios: what a world is like, what goes wrong in it, and what its agents do. Each is data.
 
-A scenario of your own is one more `Scenario`: with agents of yours, which get the host and its
-replica and run until the run is over, and invariants of yours, which get the world when it has
-converged and raise if something is wrong.
+One with agents and invariants of your own is made by `simulations.scenario`; one in a file is read
+by `simulations.scenario_files`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations.faults import CRASHES, KINDS, NETWORK, ROT, SERVICE
+from simulations.faults import CRASHES, KINDS, NETWORK, ROT, SERVICE, Fault
 from simulations.network import Conditions
-from simulations.services import SERVICES
+from simulations.services import BUS, LOG, SERVICES
 from simulations.workload import Load
 
 if TYPE_CHECKING:
@@ -27,12 +26,15 @@ __all__ = ("MARKS", "SCENARIOS", "Scenario", "scenario_named")
 class Scenario:
     """See the module. `kinds` of faults happen for `fault_s` virtual seconds; then everybody must
     agree within `heal_s`, and be quiet for `quiet_s`. `swarm`: the seed draws network, settings and
-    load, too, and which `services` there are; else every replica has all that are named.
+    load, too, and which `services` there are; else every replica has all that are named. With a
+    `plan` exactly these faults happen, and none are drawn. `code` names the scenario of which
+    `agents` and `invariants` are to be taken: functions don't travel to other processes.
     """
 
     name: str
     meaning: str
     kinds: tuple[str, ...] = ()
+    plan: tuple[Fault, ...] | None = None
     replicas: int = 5
     shards: int = 4
     load: Load | None = field(default_factory=Load)
@@ -45,11 +47,7 @@ class Scenario:
     services: tuple[str, ...] = ()
     agents: tuple[Agent, ...] = ()
     invariants: tuple[Callable[[World], None], ...] = ()
-
-    @property
-    def tolerated(self) -> frozenset[str]:
-        """Alarms and invariants that are not judged, for these faults break them for a while."""
-        return frozenset().union(*(KINDS[kind].breaks for kind in self.kinds))
+    code: str = ""
 
 
 SERVICE_SETTINGS: dict[str, Any] = {
@@ -70,6 +68,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
                  (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
                  settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
+        Scenario("behind", "The event log falls behind a bus that is well.",
+                 ("log-down", "log-slow", "log-unacknowledged", "kill"), shards=1,
+                 load=Load(edits=1.0), services=(BUS, LOG), settings=SERVICE_SETTINGS),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
     )
@@ -82,8 +83,12 @@ MARKS = (
     "a snapshot is served",
     "closed before all peers had everything",
     "closed while it was flushed for closing",
+    "left without a word on the bus",
+    "a checkpoint has what its lease's holder lacks",
 )
-"""Rare paths of the production code that a soak must have taken."""
+"""Rare paths of the production code, each marked there by `probe.sometimes`, that a soak must have
+taken.
+"""
 
 
 def scenario_named(name: str) -> Scenario:

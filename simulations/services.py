@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from mesh.environment import Bus, BusBatch
+from mesh.services import registry
 from mesh.transports.memory_bus import MemoryBusServer
 from persistence.base import (
     CheckpointInfo,
@@ -25,10 +27,12 @@ from persistence.base import (
     Lease,
     LogFrame,
     LogRecord,
+    Probe,
     ServiceUnavailable,
 )
 from persistence.memory_checkpoints import MemoryCheckpointServer
 from persistence.memory_log import MemoryLogServer
+from simulations.coordination import SimCoordinator, TemporalServer
 from simulations.network import Network
 
 __all__ = (
@@ -36,22 +40,38 @@ __all__ = (
     "CHECKPOINTS",
     "LOG",
     "SERVICES",
+    "TEMPORAL",
     "Services",
     "SimBus",
     "SimCheckpoints",
     "SimLog",
+    "Way",
+    "short_streams",
 )
 
 T = TypeVar("T")
-BUS, LOG, CHECKPOINTS = SERVICES = ("bus", "log", "checkpoints")
+BUS, LOG, CHECKPOINTS, TEMPORAL = SERVICES = ("bus", "log", "checkpoints", "temporal")
 """All services there may be; also what their hosts are called in the network."""
 STREAM_ENTRIES = 200
 """Entries that a stream of the bus keeps: so few that slow readers meet the bound."""
+KEPT, TRIM_S = 8, 2.0
+"""What `mesh.services.registry` calls so, for as long as a world runs."""
 TIMEOUT_S = 5.0
 """How long a client waits for an answer that never comes."""
 
 
-class _Way:
+@contextmanager
+def short_streams() -> Iterator[None]:
+    """Streams of half a minute are trimmed as those of days are."""
+    real = registry.KEPT, registry.TRIM_S
+    registry.KEPT, registry.TRIM_S = KEPT, TRIM_S
+    try:
+        yield
+    finally:
+        registry.KEPT, registry.TRIM_S = real
+
+
+class Way:
     """From one host to one service, and back."""
 
     def __init__(self, network: Network, rng: random.Random, host: str, service: str) -> None:
@@ -77,10 +97,39 @@ class _Way:
             raise ServiceUnavailable(f"no way from {source} to {target}", "mend the network")
 
 
+class _BusServer(MemoryBusServer):
+    """Tells of every entry that it takes, and of those that a replica has it drop."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(STREAM_ENTRIES)
+        self._services = services
+
+    def append(self, frames: Sequence[tuple[int, bytes]]) -> str:
+        """See `MemoryBusServer.append`."""
+        generation = super().append(frames)
+        for shard, data in frames:
+            for told in self._services.on_publish:
+                told(generation, shard, data)
+        return generation
+
+    def cut(self, below: Mapping[int, Sequence[str]], generation: str) -> None:
+        """See `MemoryBusServer.cut`."""
+        before = self.batch(dict.fromkeys(below, ""), STREAM_ENTRIES).entries
+        super().cut(below, generation)
+        kept = {
+            (e.shard, e.position)
+            for e in self.batch(dict.fromkeys(below, ""), STREAM_ENTRIES).entries
+        }
+        for entry in before:
+            if (entry.shard, entry.position) not in kept:
+                for told in self._services.on_trim:
+                    told(entry.shard, entry.data)
+
+
 class SimBus:
     """`mesh.environment.Bus` as one run of a replica sees it."""
 
-    def __init__(self, services: Services, bus: Bus, way: _Way) -> None:
+    def __init__(self, services: Services, bus: Bus, way: Way) -> None:
         self._services = services
         self._bus = bus
         self._way = way
@@ -134,7 +183,7 @@ class SimBus:
 class SimLog:
     """`persistence.base.EventLog` as one run of a replica sees it."""
 
-    def __init__(self, log: EventLog, way: _Way) -> None:
+    def __init__(self, log: EventLog, way: Way) -> None:
         self._log = log
         self._way = way
 
@@ -167,7 +216,7 @@ class SimLog:
 class SimCheckpoints:
     """`persistence.base.CheckpointStore` as one run of a replica sees it."""
 
-    def __init__(self, store: CheckpointStore, way: _Way) -> None:
+    def __init__(self, store: CheckpointStore, way: Way) -> None:
         self._store = store
         self._way = way
 
@@ -247,9 +296,14 @@ class Services:
         self._rng = rng
         self.names = tuple(names)
         self.shards = shards
-        self.bus_server = MemoryBusServer(STREAM_ENTRIES)
+        self.on_publish: list[Callable[[str, int, bytes], None]] = []
+        """Told (generation, shard, frame) of what the bus took."""
+        self.on_trim: list[Callable[[int, bytes], None]] = []
+        """Told (shard, frame) of what a replica had the bus drop."""
+        self.bus_server = _BusServer(self)
         self.log_server = MemoryLogServer(shards)
         self.checkpoint_server = MemoryCheckpointServer(clock)
+        self.temporal_server = TemporalServer(rng)
         self.bus_full = False
         """Whether the bus takes nothing more."""
 
@@ -272,23 +326,45 @@ class Services:
             return None
         return SimCheckpoints(self.checkpoint_server.store(), self._way(host, CHECKPOINTS))
 
+    def coordinator(
+        self, host: str, clock: Clock, probe: Probe, timeout_s: float
+    ) -> SimCoordinator | None:
+        """See `bus`. It waits so many seconds for an answer."""
+        if TEMPORAL not in self.names:
+            return None
+        way = self._way(host, TEMPORAL)
+        return SimCoordinator(self.temporal_server, way, clock, probe, timeout_s)
+
     def server(self, name: str) -> _Stops:
         """The server of this service."""
         servers: Mapping[str, _Stops] = {
             BUS: self.bus_server,
             LOG: self.log_server,
             CHECKPOINTS: self.checkpoint_server,
+            TEMPORAL: self.temporal_server,
         }
         return servers[name]
+
+    def checkpoint(self, shard: int) -> tuple[CheckpointInfo, bytes] | None:
+        """A shard's newest checkpoint that counts, whether the store answers or not."""
+        server = self.checkpoint_server
+        counting = [info for info in server.checkpoints(shard) if info.verified]
+        if not counting:
+            return None
+        newest = max(counting, key=lambda info: (info.fence, info.id))
+        data = server._load(newest.id)
+        assert data is not None
+        return newest, data
 
     def heal(self) -> None:
         """All are up, and well."""
         self.bus_full = False
         for name in SERVICES:
             self.server(name).start()
-        for server in (self.log_server, self.checkpoint_server):
+        for server in (self.log_server, self.checkpoint_server, self.temporal_server):
             server.slow(0.0)
+        self.temporal_server.repeats = 0.0
         self.log_server.duplicate(1)
 
-    def _way(self, host: str, service: str) -> _Way:
-        return _Way(self.network, self._rng, host, service)
+    def _way(self, host: str, service: str) -> Way:
+        return Way(self.network, self._rng, host, service)

@@ -11,27 +11,38 @@ faults that happened and the command that runs this seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mesh.replica import Replica
 from simulations.batch import TWICE_EVERY, Task, perform_one
-from simulations.faults import CRASHES, NETWORK, chosen_kinds
+from simulations.network import Conditions
 from simulations.run import Outcome
-from simulations.scenarios import SCENARIOS, Scenario
-from simulations.world import Host, World
+from simulations.scenario import Beside, scenario
+from simulations.scenarios import Scenario
+from simulations.workload import Load
+from simulations.world import World
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ("PartitionFailed", "partition_test")
+__all__ = ("PartitionFailed", "PartitionTest", "partition_test")
 
-GROUPS = {"network": NETWORK, "crashes": CRASHES}
 SEED_OPTION = "--simulation-seed"
 
 
 class PartitionFailed(AssertionError):
     """An invariant did not hold. The message has the seed, the faults and the command."""
+
+
+class PartitionTest(Protocol):
+    """A test that pytest runs; `mesh simulate module:name` runs its scenario."""
+
+    scenario: Scenario
+
+    def __call__(self, request: pytest.FixtureRequest) -> None:
+        """Raises PartitionFailed."""
 
 
 def partition_test(
@@ -41,40 +52,34 @@ def partition_test(
     faults: str = "all",
     seconds: float = 30.0,
     invariants: Sequence[Callable[[World], None]] = (),
-) -> Callable[[Callable[[Replica], Awaitable[None]]], Callable[[pytest.FixtureRequest], None]]:
-    """Make a test of an agent.
-
-    `faults`: "all", "none", "network", "crashes", or names of `mesh simulate --list` with commas;
-    they happen for so many virtual `seconds`, while agents run. Then agents are cancelled, the
-    faults end, and once all replicas agree each of `invariants` is called with the world: what it
-    raises is what is wrong. That all replicas agree, and all else that a mesh promises, is judged
-    in any case. Raises CallerError for a fault that there is not.
+    services: Sequence[str] = (),
+    network: Conditions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    load: Load | None = None,
+) -> Callable[[Callable[[Replica], Awaitable[None]]], PartitionTest]:
+    """Make a test of an agent, in `seeds` worlds. What else is given is what
+    `simulations.scenario.scenario` takes. Raises CallerError for a fault that there is not.
     """
-    kinds = GROUPS.get(faults) or chosen_kinds(faults, SCENARIOS["swarm"].kinds)
 
-    def decorate(
-        agent: Callable[[Replica], Awaitable[None]],
-    ) -> Callable[[pytest.FixtureRequest], None]:
-        async def run_agent(host: Host, replica: Replica) -> None:
-            del host
-            await agent(replica)
+    world = scenario(
+        replicas=replicas, faults=faults, seconds=seconds, invariants=invariants,
+        services=services, network=network, settings=settings, load=load,
+    )  # fmt: skip
 
-        scenario = Scenario(
-            agent.__name__, agent.__doc__ or "", kinds, replicas=replicas, load=None,
-            fault_s=seconds, agents=(run_agent,), invariants=tuple(invariants),
-        )  # fmt: skip
+    def decorate(agent: Callable[[Replica], Awaitable[None]]) -> PartitionTest:
+        made = dataclasses.replace(world, name=agent.__name__, agents=(Beside(agent),))
 
         def test(request: pytest.FixtureRequest) -> None:
             only: int | None = request.config.getoption(SEED_OPTION)
             for seed in range(seeds) if only is None else [only]:
-                task = Task(scenario, seed, twice=seed % TWICE_EVERY == 0)
-                outcome = perform_one(task)
+                outcome = perform_one(Task(made, seed, twice=seed % TWICE_EVERY == 0))
                 if outcome.violations:
                     raise PartitionFailed(_report(outcome, request.node.nodeid))
 
         for name in ("__name__", "__qualname__", "__module__", "__doc__"):
             setattr(test, name, getattr(agent, name))
-        return test
+        test.scenario = made  # type: ignore[attr-defined]
+        return cast("PartitionTest", test)
 
     return decorate
 

@@ -12,10 +12,13 @@ import random
 from collections import Counter as Tally
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from crdt import Counter, Document, Feed, Flag, Map, Maximum, MultiValue, Register, Set, Text
 from crdt.errors import ServiceError
+from crdt.ids import shard_of
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
@@ -65,19 +68,24 @@ class Paper(Document):
     text: Register[str]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """How busy each writer is: `edits` a second on average, over so many shared `sheets`; every
     `flush` share of edits waits for durability, every `papers` share makes or deletes a paper. Of
     the rest every `ledgers` share is what a client does to a ledger, `travels` of them a traveller.
+    What is written as text is longer by `padding` random bytes.
     """
 
-    edits: float = 0.5
-    sheets: int = 4
-    flush: float = 0.25
-    papers: float = 0.1
-    ledgers: float = 0.6
-    travels: float = 0.2
+    edits: PositiveFloat = 0.5
+    sheets: PositiveInt = 4
+    flush: Share = 0.25
+    papers: Share = 0.1
+    ledgers: Share = 0.6
+    travels: Share = 0.2
+    padding: NonNegativeInt = 0
 
 
 @dataclass(slots=True)
@@ -108,16 +116,27 @@ class Promises:
                 others=",".join(result.replicas),
             )  # fmt: skip
 
-    def disk_lost(self, replica: str) -> None:
-        """What was on this disk alone is lost with it: that was promised by nobody."""
+    def lied(self, host: str) -> None:
+        """Of documents that a liar made nothing is promised: some were told something else."""
+        for kept in (self.papers, self.deleted):
+            for document in [name for name in kept if name.startswith(f"Paper/{host}-")]:
+                del kept[document]
+
+    def disk_lost(self, replica: str, lost: Callable[[int], bool], shards: int) -> None:
+        """What was on this disk alone is lost with it: that was promised by nobody. `lost`: of
+        which of so many `shards`.
+        """
         self.history.disk_lost(replica)
         self.traveller.lost()
         self.acknowledged = [
-            one for one in self.acknowledged if one.replica != replica or one.level != str(ALONE)
+            one
+            for one in self.acknowledged
+            if one.replica != replica or one.level != str(ALONE) or not lost(one.shard)
         ]
         for kept in (self.papers, self.deleted):
             for document in [name for name, holder in kept.items() if holder == replica]:
-                del kept[document]
+                if lost(shard_of(document, shards)):
+                    del kept[document]
 
 
 class Writer:
@@ -140,7 +159,7 @@ class Writer:
 
     async def __call__(self, host: Host, replica: Replica) -> None:
         """Write until the replica is closed."""
-        if self._only is not None and host.name not in self._only:
+        if self._only is not None and replica.name not in self._only:
             return
         rng = self._chance(host.name, host.runs)
         mine: list[str] = []
@@ -154,7 +173,8 @@ class Writer:
                     await self._paper(host, replica, rng, mine, f"{host.name}-{host.runs}-{number}")
                     continue
                 if rng.random() >= self._load.ledgers:
-                    self._edit(replica, rng, f"{replica.name} {number}")
+                    padding = rng.randbytes(self._load.padding).hex()  # nothing that compresses
+                    self._edit(replica, rng, f"{replica.name} {number}{padding}")
                 elif rng.random() >= self._load.travels:
                     client.act(rng.choice(LEDGERS))
                 else:
@@ -191,7 +211,7 @@ class Writer:
 
     @staticmethod
     def _level(host: Host, rng: random.Random) -> Durability:
-        served = [LEVELS[name] for name in host.services]
+        served = [LEVELS[name] for name in host.services if name in LEVELS]
         return rng.choice(
             (
                 Durability.JOURNAL, Durability.PEERS(1), Durability.PEERS(2), Durability.MAJORITY,
@@ -217,7 +237,7 @@ class Writer:
             kept = self._promises.papers
         result = await self._flush(host, replica, level)
         if result is not None:
-            kept[document] = "" if _survives(result) else replica.name
+            kept[document] = "" if _survives(result) else host.name
 
     async def _flush(self, host: Host, replica: Replica, level: Durability) -> FlushResult | None:
         try:

@@ -26,15 +26,19 @@ from mesh.environment import Environment
 from mesh.replica import Replica
 from mesh.settings import Settings
 from mesh.transports.discovery import Combined, Learned, StaticSeeds
-from persistence.base import FrameRecord
+from mesh.wire import WIRE_NEWEST
+from persistence.base import FrameRecord, JournalDamaged
 from persistence.identity import found_mesh
-from persistence.memory import MemoryJournal
+from simulations.damage import Platter
 from simulations.disk import Disk, SimJournal
-from simulations.hosts import SimClock, SimEntropy, drawn
+from simulations.hosts import SimClock, SimEntropy, clone_name, drawn
+from simulations.liars import Liar
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
-from simulations.network import Conditions, Network, SimTransport
-from simulations.services import Services
+from simulations.network import PORT, Conditions, Network, SimTransport
+from simulations.services import Services, short_streams
 from simulations.trace import Trace
+from simulations.translated import Translated
+from simulations.versions import speaking
 from simulations.walls import walls
 
 __all__ = ("Host", "Run", "World", "host_name")
@@ -44,6 +48,7 @@ Agent = Callable[["Host", Replica], Awaitable[None]]
 Listener = Callable[[str, str, Mapping[str, object]], None]
 HURRY_S = 0.5
 """How long somebody who stops a replica waits before he stops it again."""
+CLONE_PORT = PORT + 1
 RESTART_S = 1.0
 """How soon a start that failed is tried again."""
 
@@ -85,19 +90,31 @@ class Run:
         self.context = copy_context()
         self.context.run(LIFE.set, self.life)
         self.journal = SimJournal(host.disk)
-        self.transport: SimTransport = world.network.transport(host.name, host.identity.certificate)
+        identity = host.identity
+        name = identity.replica
+        probe = SimProbe(world, host.name)
+        self.transport: SimTransport = world.network.transport(
+            name, identity.certificate, host.port
+        )
+        transport = speaking(host.wire, self.transport, host.tell)
+        self.liar: Liar | None = None
+        if host.lies:
+            chance = world.chance("liar", host.name, number)
+            self.liar = Liar(lambda: self.replica._started().core, chance, host.tell)
+            transport = Translated(transport, self.liar)
         environment = Environment(
             host.clock,
             SimEntropy(world.seed, host.name, number),
-            SimProbe(world, host.name),
+            probe,
             self.journal,
-            self.transport,
+            transport,
             Combined(host.seeds, Learned(host.clock.monotonic)),
-            bus=world.services.bus(host.name),
-            log=world.services.log(host.name),
-            checkpoints=world.services.checkpoints(host.name),
+            world.services.coordinator(name, host.clock, probe, world.settings.temporal.timeout_s),
+            bus=world.services.bus(name),
+            log=world.services.log(name),
+            checkpoints=world.services.checkpoints(name),
         )
-        self.replica = Replica(world.settings, environment, host.identity)
+        self.replica: Replica = Replica(world.settings, environment, identity)
         self.agents: list[asyncio.Task[Any]] = []
         self.up = False
         self.over = False
@@ -108,18 +125,32 @@ class Run:
 
 
 class Host:
-    """A machine with a name, clocks and a disk; a replica runs on it, or not."""
+    """A machine with a name, clocks and a disk; a replica runs on it, or not. `original`: the host
+    that it is a clone of, as that one's folder is now; see `World.clone`.
+    """
 
-    def __init__(self, world: World, name: str, rng: random.Random) -> None:
+    def __init__(
+        self, world: World, name: str, rng: random.Random, original: Host | None = None
+    ) -> None:
         self._world = world
         self.name = name
         skew, drift = int(rng.gauss(0, 200)), rng.gauss(0, 50e-6)
         self.clock = SimClock(world.loop, skew, drift)
         self.disk = Disk(name, world.loop, world.trace, rng)
         self.disk.on_append = lambda frames: world.journaled(self, frames)
-        entropy = SimEntropy(world.seed, name, 0)
-        self.identity = world.authority.issue(name, world.true_clock, entropy)
-        self.seeds = Seeds([f"{other}:7400" for other in world.names if other != name])
+        if original is None:
+            entropy = SimEntropy(world.seed, name, 0)
+            self.identity = world.authority.issue(name, world.true_clock, entropy)
+        else:
+            self.identity = original.identity
+            self.disk.restore(original.disk.copy())
+        self.port = PORT if original is None else CLONE_PORT
+        self.wire: int = WIRE_NEWEST if original is None else original.wire
+        """The newest wire version that the program here speaks."""
+        self.lies = False
+        """Whether who runs here may lie, from when a fault says so."""
+        known = [other for other in world.names if other != self.identity.replica]
+        self.seeds: Seeds = Seeds([f"{other}:{PORT}" for other in known])
         self.services = world.services.names
         self.run: Run | None = None
         self.runs = self.losses = 0
@@ -166,6 +197,13 @@ class Host:
         world = self._world
         try:
             await run.replica.start()
+        except JournalDamaged as damage:
+            # Of a sound disk nobody may say so.
+            sound = not self.disk.platter.damaged
+            self.tell("start.failed" if sound else "start.refused", reason=repr(damage))
+            rebuilds = world.settings.replica.on_damage == "rebuild"
+            self._over(run, after_s=0.0 if rebuilds else RESTART_S)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the world judges it
             self.tell("start.failed", reason=repr(error))
             self._over(run)
@@ -197,17 +235,29 @@ class Host:
             self.tell("close.failed", reason=repr(error))
         self._over(run)
 
-    def _over(self, run: Run) -> None:
+    def _over(self, run: Run, after_s: float = RESTART_S) -> None:
         """A run ended by itself."""
         if run.over:
             return
         self._end(run, silently=False)
         if self._wanted:
-            self._world.loop.call_later(RESTART_S, self._again, context=Context())
+            self._world.loop.call_later(after_s, self._again, context=Context())
 
     def _again(self) -> None:
         if self._wanted:
+            self._repair()
             self.start()
+
+    def _repair(self) -> None:
+        """What a start that may rebuild does, and else somebody with `mesh repair`."""
+        disk = self.disk
+        if not disk.platter.damaged:
+            return
+        shards = disk.platter.damaged_shards
+        disk.platter, report = disk.platter.rebuilt(self.identity, disk.name, "damaged")
+        self.losses += 1
+        self.tell("disk.damaged", shards=",".join(map(str, shards)))
+        self.tell("journal.rebuilt", **report.plain())
 
     def _end(self, run: Run, *, silently: bool) -> None:
         world = self._world
@@ -266,7 +316,7 @@ class Host:
                 self.tell("memory.rotten", document=document, session=session, seq=seq)
                 return
 
-    def restore(self, backup: MemoryJournal) -> None:
+    def restore(self, backup: Platter) -> None:
         """A crash after which the disk is an old copy of itself."""
         self.crash(power=True)
         self.disk.restore(backup)
@@ -323,6 +373,8 @@ class World:
         self.marks: Counter[str] = Counter()
         self.dead: list[Run] = []
         self.hosts = {name: Host(self, name, self.chance("host", name)) for name in self.names}
+        self.clones: dict[str, Host] = {}
+        """By the name of the clone."""
 
     def __repr__(self) -> str:
         return f"<World {self.seed} at {self.loop.time():.3f} s, {list(self.hosts.values())}>"
@@ -369,12 +421,35 @@ class World:
             f"{task.get_name()} failed at {where.filename}:{where.lineno}: {error!r}"
         )
 
+    def machine(self, name: str) -> Host:
+        """The host, or the clone of one, that is called so."""
+        return self.clones.get(name) or self.hosts[name]
+
+    def clone(self, name: str) -> Host:
+        """Another machine, with a copy of this host's folder: it answers to the same name, at an
+        address of its own, from now until it is given away.
+        """
+        clone = clone_name(name)
+        host = Host(self, clone, self.chance("host", clone), self.hosts[name])
+        self.clones[clone] = host
+        host.tell("disk.restored")
+        host.start()
+        return host
+
+    def give_away(self, clone: Host) -> None:
+        """A clone is ended, and its disk with it."""
+        if self.clones.pop(clone.name, None) is not None:
+            clone.crash(power=False)
+            clone.tell("disk.lost")
+
     def heal(self) -> None:
         """End every fault there may be, and have every replica run; no agent does any more."""
         self.agents.clear()
         self.network.mend_all()
         self.network.conditions = self.fair_weather
         self.services.heal()
+        for clone in list(self.clones.values()):
+            self.give_away(clone)
         for host in self.hosts.values():
             host.disk.slow, host.disk.full, host.disk.broken = 1.0, False, False
             host.disk.on_sync = None
@@ -387,7 +462,7 @@ class World:
 
     def run(self, scenario: Callable[[World], Awaitable[T]]) -> T:
         """Run a scenario to its end, and the world with it. Raises Escaped, Livelock, Deadlock."""
-        with walls(self.loop, self.true_clock.wall_ms), _uncollected():
+        with walls(self.loop, self.true_clock.wall_ms), _uncollected(), short_streams():
             try:
                 return self.loop.run_until_complete(_as_coroutine(scenario(self)))
             finally:
@@ -396,7 +471,7 @@ class World:
     def _bury(self) -> None:
         """End all tasks, those of crashed processes too: what they do now, nobody sees."""
         self.trace.open = False
-        for host in self.hosts.values():
+        for host in (*self.hosts.values(), *self.clones.values()):
             host.crash(power=True)
         for run in self.dead:
             self.loop.resume(run.life)

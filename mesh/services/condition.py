@@ -61,14 +61,16 @@ class Condition:
         """Do one step with the service, however often it takes, less and less often: in the end
         every `most_s` seconds.
         """
-        rng = self._core.environment.entropy.stream(f"{self.part}.{work}")
-        backoff = Backoff(FIRST_WAIT_S, max(FIRST_WAIT_S, most_s), rng)
+        backoff: Backoff | None = None
         while True:
             try:
                 result = await step()
             except ServiceUnavailable as error:
                 self.failed(work, error)
                 self._core.waiters.progress()
+                if backoff is None:
+                    rng = self._core.environment.entropy.stream(f"{self.part}.{work}")
+                    backoff = Backoff(FIRST_WAIT_S, max(FIRST_WAIT_S, most_s), rng)
                 await asyncio.sleep(max(backoff.wait(), LASTING_WAIT_S if error.lasting else 0.0))
             else:
                 self.worked(work)

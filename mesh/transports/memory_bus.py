@@ -74,7 +74,7 @@ class MemoryBusServer:
         """Go down: blocked reads break off, and every call raises until `start`."""
         self._down = ServiceUnavailable(reason, "start it again", lasting=lasting)
         self._breaks += 1
-        self._wake()
+        self.wake()
 
     def start(self, *, empty: bool = False) -> None:
         """Come back: in another generation, with the old data unless `empty`."""
@@ -107,7 +107,7 @@ class MemoryBusServer:
                 stream.last -= 1
         self._generation += 1
         self._breaks += 1
-        self._wake()
+        self.wake()
 
     def fail_publish(self, applied: int, reason: str = "the connection broke") -> None:
         """The next `publish` stores its first `applied` frames, and then raises."""
@@ -130,7 +130,7 @@ class MemoryBusServer:
             stream.entries.append(bytes(data))
             stream.last += 1
             self.trim(shard, self._kept)
-        self._wake()
+        self.wake()
         if partial is not None:
             raise ServiceUnavailable(partial[1], "offer the frames again")
         return self.generation
@@ -174,13 +174,14 @@ class MemoryBusServer:
         return {n: self._rows[n][1] for n in sorted(self._rows) if n.startswith(prefix)}
 
     async def change(self) -> None:
-        """Wait until something was appended, or connections broke."""
+        """Wait until something was appended, connections broke, or a client was closed."""
         await self._changed.wait()
 
     def _stream(self, shard: int) -> _Stream:
         return self._streams.setdefault(shard, _Stream())
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have all who wait look again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -195,7 +196,7 @@ class MemoryBus:
 
     def __init__(self, server: MemoryBusServer) -> None:
         self._server = server
-        self._closed = asyncio.Event()
+        self._closed = False
 
     async def publish(self, frames: Sequence[tuple[int, bytes]]) -> str:
         """See `Bus.publish`."""
@@ -209,22 +210,15 @@ class MemoryBus:
         batch = self._server.batch(after, limit)
         if batch.entries or wait_s <= 0:
             return batch
-        closing = asyncio.ensure_future(self._closed.wait())
         try:
             async with asyncio.timeout(wait_s):
                 while not batch.entries:
-                    changing = asyncio.ensure_future(self._server.change())
-                    try:
-                        await asyncio.wait({changing, closing}, return_when="FIRST_COMPLETED")
-                    finally:
-                        changing.cancel()
+                    await self._server.change()
                     self._check_open()
                     self._server.check(breaks)
                     batch = self._server.batch(after, limit)
         except TimeoutError:
             batch = self._server.batch(after, limit)
-        finally:
-            closing.cancel()
         return batch
 
     async def trim(self, below: Mapping[int, Sequence[str]], *, generation: str) -> None:
@@ -250,7 +244,8 @@ class MemoryBus:
 
     async def close(self) -> None:
         """See `Bus.close`."""
-        self._closed.set()
+        self._closed = True
+        self._server.wake()
 
     async def _turn(self) -> None:
         # A network gives others a turn with every call; so does this one.
@@ -259,7 +254,7 @@ class MemoryBus:
         self._check_open()
 
     def _check_open(self) -> None:
-        if self._closed.is_set():
+        if self._closed:
             raise ServiceUnavailable("the bus was closed here", "open another", lasting=True)
 
     def __repr__(self) -> str:

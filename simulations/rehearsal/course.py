@@ -230,32 +230,33 @@ class Course:
 
     async def _measure(self, until: float) -> tuple[int, int]:
         """Compare all agents until then: the most documents that differed at once, and how many
-        operations got from one side to the other since the first comparison.
+        operations written since the first comparison got from one side to the other. (What was
+        written before may have been on its way when the links were cut.)
         """
-        fleet, worst, before = self._fleet, 0, -1
+        fleet, worst = self._fleet, 0
+        written = union(list((await fleet.frontiers()).values()))
         while True:
             answers = await asyncio.gather(*(fleet.ask(name, "digests") for name in fleet.names))
             worst = max(worst, len(diverged([answer["digests"] for answer in answers])))
-            across = self._across(await fleet.frontiers())
-            before = across if before < 0 else before
+            crossed = self._crossed(await fleet.frontiers(), written)
             left = until - time.monotonic()
             if left <= 0:
-                return worst, across - before
+                return worst, crossed
             await asyncio.sleep(min(left, _MEASURE_SECONDS))
 
-    def _across(self, frontiers: dict[str, Frontier]) -> int:
-        """How many operations each side has of the other's present sessions, summed."""
+    def _crossed(self, frontiers: dict[str, Frontier], written: Frontier) -> int:
+        """How many operations of the other side's present sessions each side has that are not among
+        those written, summed.
+        """
         here, there = self._faults.sides
         count = 0
         for side, others in ((here, there), (there, here)):
             authors = {self._fleet.seen[name].session for name in others}
-            known = union([frontiers[name] for name in side])
-            count += total(
-                {
-                    shard: {one: seq for one, seq in sessions.items() if one in authors}
-                    for shard, sessions in known.items()
-                }
-            )
+            for shard, sessions in union([frontiers[name] for name in side]).items():
+                old = written.get(shard, {})
+                count += sum(
+                    max(0, seq - old.get(one, 0)) for one, seq in sessions.items() if one in authors
+                )
         return count
 
     def _writes(self, side: Iterable[str]) -> int:

@@ -94,6 +94,16 @@ def test_what_messages_cost(message: Message, calls: int) -> None:
     assert account.wait(0.0) > 0.0
 
 
+@pytest.mark.parametrize(
+    "message", [Summary(()), Frontier(0, 0, 0, 0, True, b"", {})], ids=["summary", "frontier"]
+)
+def test_a_capture_is_paid_for_once_however_much_waits_for_it(message: Message) -> None:
+    account = Account()
+    for _ in range(int(UNITS_MOST) - 1):
+        account.hear(message, len(encode(message)), 0.0, captured=True)
+    assert account.wait(0.0) == 0.0
+
+
 def test_new_frames_and_parts_that_were_asked_for_are_free() -> None:
     account = Account()
     for _ in range(100_000):

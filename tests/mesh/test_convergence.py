@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from crdt.operation import Operation
 from mesh import Durability, Replica
+from mesh.fetching import PAUSE_FIRST_S
 from mesh.links import LinkTimes, PeerLink
 from mesh.serving import Serving
+from mesh.shards import ShardHost, TakenSnapshot
 from mesh.wire import WantRest, WantSnapshot
 from tests.mesh.world import Note, Task, World, converged, eventually, running, same
 
@@ -241,6 +245,36 @@ async def test_a_snapshot_that_comes_late_is_no_garbage(
                 note.text = "behind them on the link"
             await converged(a, b)
             assert (counts["snapshot.refused"], counts["link.down"]) == (0, 0)
+
+
+async def test_snapshots_that_claim_what_nobody_has_do_not_go_round_as_fast_as_they_can(
+    memory_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ShardHost.snapshot
+
+    def boasts(host: ShardHost, certificates: Sequence[bytes], stamp: int) -> TakenSnapshot:
+        taken = honest(host, certificates, stamp)
+        claimed = {session: seq + 1 for session, seq in taken.state.frontier.items()}
+        return replace(taken, state=replace(taken.state, frontier=claimed))
+
+    world = memory_world
+    a = world.replica("a", replica__snapshot_every_frames=10)
+    b = world.replica("b", "a")
+
+    def asked() -> int:
+        return sum(probe.counts["repair.snapshot"] for probe in world.probes.values())
+
+    async with running(a):
+        for number in range(3_000):
+            with a.edit(Note, "{one}" + str(number % 500)) as note:
+                note.text = str(number)
+        await a.flush()
+        monkeypatch.setattr(ShardHost, "snapshot", boasts)
+        async with running(b):
+            await eventually(lambda: asked() >= 1, "the first")
+            began = world.clock.monotonic()
+            await eventually(lambda: asked() >= 5, "each gives what the other lacks, ever again")
+            assert world.clock.monotonic() - began > PAUSE_FIRST_S * (1 + 2) * 0.9
 
 
 async def test_frames_dropped_for_want_of_a_certificate_are_fetched_with_it(

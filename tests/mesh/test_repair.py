@@ -16,8 +16,17 @@ from mesh.dissemination import (
     slices,
 )
 from mesh.peers import PeerBook
-from mesh.repair import FEW_OPERATIONS, Capture, Comparison, Requests, compare, plan
-from mesh.wire import MAX_MESSAGE_BYTES, Frontier, Range
+from mesh.repair import (
+    FEW_OPERATIONS,
+    MAX_ASKED_ABOUT,
+    Capture,
+    Comparison,
+    Comparisons,
+    Requests,
+    compare,
+    plan,
+)
+from mesh.wire import MAX_MESSAGE_BYTES, Frontier, Range, SummaryRow
 
 
 def capture(frontier: dict[int, int], digest: bytes = b"d", floor: int = 0) -> Capture:
@@ -34,6 +43,51 @@ def test_comparing() -> None:
     assert compare(mine, capture({1: 6}).row()) is Comparison.DIFFERENT
     assert compare(mine, capture({1: 5}, floor=3).row()) is Comparison.DIFFERENT
     assert compare(mine, capture({1: 5}, digest=b"e").row()) is Comparison.CORRUPT
+
+
+def row(shard: int, digest: bytes = b"d") -> SummaryRow:
+    return SummaryRow(shard, 0, b"f", digest, 0)
+
+
+def test_all_shards_are_compared_in_turn_some_at_a_time() -> None:
+    comparisons = Comparisons(patience=5)
+    shards = range(3 * MAX_ASKED_ABOUT)
+    comparisons.hear(map(row, shards))
+    turns: list[int] = []
+
+    def ask(now: float) -> int:
+        count = 0
+        while (found := comparisons.next(now)) is not None:
+            comparisons.asked(found.shard, now)
+            turns.append(found.shard)
+            count += 1
+        return count
+
+    assert ask(0.0) == MAX_ASKED_ABOUT
+    assert ask(4.0) == 0
+    comparisons.answered(turns[0])
+    # Who was compared waits for its next turn behind all others.
+    comparisons.hear(map(row, shards))
+    assert ask(4.0) == 1
+    assert ask(6.0) == MAX_ASKED_ABOUT - 1, "what nobody answered has lapsed"
+    while len(turns) < len(shards):
+        comparisons.answered(turns[-1])
+        assert ask(6.0) == 1
+    assert sorted(turns) == list(shards)
+
+
+def test_what_is_asked_about_is_not_compared_until_the_answer_comes() -> None:
+    comparisons = Comparisons(patience=5)
+    comparisons.asked(1, now=0)
+    comparisons.hear([row(1), row(2, b"old"), row(2, b"new")])
+    assert comparisons.next(1) == row(2, b"new")
+    assert comparisons.next(1) is None
+    comparisons.answered(1)
+    comparisons.hear([row(1)])
+    assert comparisons.next(1) == row(1)
+    comparisons.asked(1, now=1)
+    comparisons.hear([row(1)])
+    assert comparisons.next(6) == row(1), "it has lapsed"
 
 
 def test_missing_ranges_are_asked_for() -> None:

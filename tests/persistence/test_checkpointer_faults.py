@@ -145,7 +145,7 @@ async def test_a_capture_that_lacks_what_is_newest_is_not_written(world: World) 
     node.capture = stale
     await node.round()
     assert world.ids() == [(1, True)]
-    assert node.events.paths == ["a captured shard lacks what its checkpoint has"]
+    assert node.events.of("checkpoint.stale") == [{"shard": 0}]
 
 
 # ------------------------------------------------------------------------------------- failures

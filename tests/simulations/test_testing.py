@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -13,9 +14,12 @@ import pytest
 from crdt.errors import CallerError
 from mesh.replica import Replica
 from simulations import walls
+from simulations.faults import NETWORK
 from simulations.run import simulate
+from simulations.scenario import scenario
 from simulations.scenarios import Scenario
 from simulations.testing import partition_test
+from simulations.workload import Sheet
 from simulations.world import Host
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
@@ -53,13 +57,88 @@ def test_the_tutorial_s_remedy_holds(tmp_path: Path) -> None:
     assert "1 passed" in passed.stdout
 
 
-def test_an_agent_that_escapes_is_named_with_its_own_line(tmp_path: Path) -> None:
-    program = programs()[1].replace(
-        "    with replica.edit", "    import time\n    time.time()\n    with replica.edit"
-    )
+def simulated(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("mesh")), "simulate", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_runs_a_scenario_of_a_module_and_makes_its_failure_small(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "test_votes.py").write_text(programs()[0])
+    arguments = ["test_votes:test_voting", "--seeds", "0:3", "--jobs", "2", "--shrink"]
+    failed = simulated(tmp_path, *arguments, "--save", "found.toml")
+    assert failed.returncode == 1, failed.stderr
+    assert "every_vote_counts" in failed.stderr
+    again = failed.stderr.splitlines()[-1]
+    part = "--only-faults 0 --only-hosts 1,2,3 --only-writers 1,2,3"
+    assert again == f"mesh simulate test_votes:test_voting --seed 0 {part}"
+    assert simulated(tmp_path, *again.split()[2:]).returncode == 1
+    kept = simulated(tmp_path, "found.toml")
+    assert kept.returncode == 1, kept.stderr
+    assert "every_vote_counts" in kept.stderr
+    (tmp_path / "test_votes.py").write_text(programs()[1])
+    assert simulated(tmp_path, "found.toml").returncode == 0
+    assert simulated(tmp_path, "test_votes:test_voting", "--seeds", "0:3").returncode == 0
+
+
+def test_a_module_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "test_votes.py").write_text("import json\n\njson.votes()\n")
+    failed = simulated(tmp_path, "test_votes:test_voting")
+    assert failed.returncode == 2
+    assert "test_votes can't be imported: AttributeError" in failed.stderr
+    assert "test_votes.py:3" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("__import__('time').time()", "time.time"),
+        ("__import__('socket').socket()", "a socket"),
+        ("__import__('threading').Thread().start()", "threading.Thread.start"),
+        ("__import__('random').random()", "random.random"),
+    ],
+)
+def test_an_agent_that_escapes_is_named_with_its_own_line(
+    line: str, what: str, tmp_path: Path
+) -> None:
+    program = programs()[1].replace("    with replica.edit", f"    {line}\n    with replica.edit")
     failed = run_pytest(tmp_path, program, "test_votes.py")
-    line = program.splitlines().index("    time.time()") + 1
-    assert f"test_votes.py:{line} in test_voting used time.time" in failed.stdout
+    number = program.splitlines().index(f"    {line}") + 1
+    assert f"test_votes.py:{number} in test_voting used {what}" in failed.stdout
+
+
+def test_an_agent_whose_replica_is_closed_by_a_fault_ends_with_it() -> None:
+    runs: list[str] = []
+
+    async def counts(replica: Replica) -> None:
+        runs.append(replica.name)
+        while True:
+            with replica.edit(Sheet, "one") as sheet:
+                sheet.effort += 1
+            await asyncio.sleep(0.2)
+
+    counting = scenario(counts, faults="stop", seconds=12.0)
+    outcomes = [simulate(counting, seed) for seed in range(3)]
+    assert [one.violations for one in outcomes] == [[], [], []]
+    assert sum(len(one.plan) for one in outcomes) >= 2
+    assert len(runs) > 3 * counting.replicas
+
+
+def test_groups_of_faults_have_names() -> None:
+    assert scenario(faults="network, kill, halves").kinds == (*NETWORK, "kill")
+    assert scenario(faults="none").kinds == ()
+
+
+def test_a_scenario_says_what_there_is_not() -> None:
+    with pytest.raises(CallerError, match="'redis' is no service; there are bus, log, checkpoints"):
+        scenario(services=["redis"])
+    with pytest.raises(CallerError, match=r"did you mean replica\.flush_interval_ms"):
+        scenario(settings={"replica__flush_intervall_ms": 3})
+    with pytest.raises(CallerError, match="log-down hits the service 'log', and this world has no"):
+        scenario(services=["bus"], faults="halves,log-down")
 
 
 def test_an_agent_that_never_waits_is_stopped(tmp_path: Path) -> None:
@@ -80,8 +159,8 @@ def test_an_agent_that_never_awaits_is_stopped(monkeypatch: pytest.MonkeyPatch) 
         while True:
             pass
 
-    scenario = Scenario("spins", "", replicas=2, load=None, fault_s=2.0, agents=(spins,))
-    outcome = simulate(scenario, 1)
+    spinning = Scenario("spins", "", replicas=2, load=None, fault_s=2.0, agents=(spins,))
+    outcome = simulate(spinning, 1)
     assert "Livelock" in {one.invariant for one in outcome.violations}
     assert "replica-" in outcome.violations[0].message
 

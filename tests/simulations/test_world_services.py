@@ -22,7 +22,7 @@ from simulations.loop import SimLoop
 from simulations.network import Conditions, Network
 from simulations.run import drawn_scenario, simulate
 from simulations.scenarios import SCENARIOS
-from simulations.services import BUS, CHECKPOINTS, LOG, SERVICES, STREAM_ENTRIES, Services
+from simulations.services import LOG, SERVICES, STREAM_ENTRIES, Services
 from simulations.trace import Trace
 
 SEEDS = range(3)
@@ -184,7 +184,7 @@ def test_replicas_use_all_services_and_agree() -> None:
 def test_a_swarm_has_worlds_with_services_and_worlds_without() -> None:
     drawn = [drawn_scenario(SCENARIOS["swarm"], seed).services for seed in range(60)]
     assert () in drawn
-    assert {name for names in drawn for name in names} == {BUS, LOG, CHECKPOINTS}
+    assert {name for names in drawn for name in names} == set(SERVICES)
 
 
 def test_the_same_seed_is_the_same_run_with_services() -> None:

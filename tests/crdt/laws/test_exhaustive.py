@@ -230,6 +230,7 @@ class Explorer:
         lines = []
         for one in sorted(history):
             for event, _ in self._edits[one].done:
+                assert isinstance(event.seen, frozenset)
                 lines.append(f"{event.dot} {event.action} {event.value} saw {sorted(event.seen)}")
         return "\n".join(lines)
 
