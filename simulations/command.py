@@ -174,29 +174,38 @@ def simulate_command(
         return
     try:
         given = _given(scenario, minutes)
-        chosen = _adapted(given.scenario, replicas, faults)
-        part = Part(
-            _numbers(only_faults) or given.part.faults,
-            _numbers(only_hosts) or given.part.hosts,
-            _numbers(only_writers) or given.part.writers,
-        )
+        part = _part(given, only_faults, only_hosts, only_writers)
+        like = Task(_adapted(given.scenario, replicas, faults), 0, part, plant=plant or given.plant)
         first, end = _bounds(seed if seed is not None or seeds else given.seed, seeds or "0:20")
-        plant = plant or given.plant
-        with planted(plant):
-            pass  # only to learn whether there is one
-        for file in (report, save):
-            check_place(file)
+        _check(like.plant, report, save)
     except CallerError as error:
         _fail(str(error))
-    like = Task(chosen, 0, part, plant=plant)
-    tally = _Tally(_command(chosen.name, replicas, faults, plant), part)
+    tally = _Tally(_command(like.scenario.name, replicas, faults, like.plant), part)
     began = _CLOCK.monotonic()
     wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
     stopped = _run_all(like, wanted, tally, jobs)
     seconds = _CLOCK.monotonic() - began
     if not stopped:
         _shrink_and_keep(like, tally, report, save, shrinking=shrinking)
-    _conclude(chosen, tally, seconds, as_json=as_json, stopped=stopped)
+    _conclude(like.scenario, tally, seconds, as_json=as_json, stopped=stopped)
+
+
+def _part(given: ScenarioFile, faults: str, hosts: str, writers: str) -> Part:
+    """Which part of a seed: as given here, or else in the file."""
+    whole = given.part
+    return Part(
+        _numbers(faults) or whole.faults,
+        _numbers(hosts) or whole.hosts,
+        _numbers(writers) or whole.writers,
+    )
+
+
+def _check(plant: str, report: Path | None, save: Path | None) -> None:
+    """Raise CallerError if there is no such planted bug, or no such place for a file."""
+    with planted(plant):
+        pass
+    for file in (report, save):
+        check_place(file)
 
 
 def _run_all(like: Task, seeds: Iterable[int], tally: _Tally, jobs: int | None) -> bool:

@@ -398,7 +398,7 @@ KINDS: Mapping[str, Kind] = {
         breaks=frozenset(
             {
                 "frame.forked", "frame.void", "lattice.conflict", "digest.mismatch", "UniqueIds",
-                "StrongConvergence",
+                "StrongConvergence", "CheckpointsWhole",
             }
         ),
     ),
@@ -484,7 +484,9 @@ KINDS: Mapping[str, Kind] = {
     },
     ROT: Kind(
         "A value in a replica's memory turns into another.", _one, (0.1, 0.2), mishaps.rot,
-        breaks=frozenset({"digest.mismatch", "lattice.conflict", "StrongConvergence"}),
+        breaks=frozenset(
+            {"digest.mismatch", "lattice.conflict", "StrongConvergence", "CheckpointsWhole"}
+        ),
     ),
 }  # fmt: skip
 """All there are, by name."""

@@ -202,7 +202,8 @@ class Host:
             sound = not self.disk.platter.damaged
             self.tell("start.failed" if sound else "start.refused", reason=repr(damage))
             rebuilds = world.settings.replica.on_damage == "rebuild"
-            self._over(run, after_s=0.0 if rebuilds else RESTART_S)
+            # What a rebuild can't mend fails again, and not at the same instant.
+            self._over(run, after_s=0.0 if rebuilds and not sound else RESTART_S)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the world judges it
             self.tell("start.failed", reason=repr(error))

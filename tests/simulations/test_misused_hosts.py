@@ -327,7 +327,8 @@ def test_a_twin_is_a_valid_frame_of_the_same_name_and_always_the_same() -> None:
         world.loop.call_at(2.0, lie)
         world.loop.call_at(10.0, look)
 
-    simulate(dataclasses.replace(only(), swarm=False), 1, watch=watch)
+    busy = dataclasses.replace(only(), swarm=False, load=Load(edits=4.0))
+    simulate(busy, 1, watch=watch)
     assert len(twins) > 1
 
 
