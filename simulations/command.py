@@ -181,12 +181,26 @@ def simulate_command(
     except CallerError as error:
         _fail(str(error))
     tally = _Tally(_command(like.scenario.name, replicas, faults, like.plant), part)
-    began = _CLOCK.monotonic()
     wanted = range(first, end) if minutes is None else _fresh_seeds(minutes)
-    stopped = _run_all(like, wanted, tally, jobs)
+    _carry_out(like, tally, wanted, jobs, (report, save), shrinking=shrinking, as_json=as_json)
+
+
+def _carry_out(
+    like: Task,
+    tally: _Tally,
+    seeds: Iterable[int],
+    jobs: int | None,
+    files: tuple[Path | None, Path | None],
+    *,
+    shrinking: bool,
+    as_json: bool,
+) -> None:
+    """Run the seeds and say how it went; `files`: for the report, and for the scenario."""
+    began = _CLOCK.monotonic()
+    stopped = _run_all(like, seeds, tally, jobs)
     seconds = _CLOCK.monotonic() - began
     if not stopped:
-        _shrink_and_keep(like, tally, report, save, shrinking=shrinking)
+        _shrink_and_keep(like, tally, *files, shrinking=shrinking)
     _conclude(like.scenario, tally, seconds, as_json=as_json, stopped=stopped)
 
 

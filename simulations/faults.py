@@ -395,12 +395,7 @@ KINDS: Mapping[str, Kind] = {
     "equivocation": Kind(
         "A member signs two frames under one name, and tells some the one, some the other.", _one,
         (2, 15), mishaps.equivocate, scarce=True, prepare=mishaps.dishonest,
-        breaks=frozenset(
-            {
-                "frame.forked", "frame.void", "lattice.conflict", "digest.mismatch", "UniqueIds",
-                "StrongConvergence", "CheckpointsWhole",
-            }
-        ),
+        breaks=mishaps.OTHER_STATES | {"frame.forked", "frame.void", "UniqueIds"},
     ),
     "upgrade": Kind(
         "An older program runs on some hosts; it is ended, and its next version started.", _some,
@@ -484,9 +479,7 @@ KINDS: Mapping[str, Kind] = {
     },
     ROT: Kind(
         "A value in a replica's memory turns into another.", _one, (0.1, 0.2), mishaps.rot,
-        breaks=frozenset(
-            {"digest.mismatch", "lattice.conflict", "StrongConvergence", "CheckpointsWhole"}
-        ),
+        breaks=mishaps.OTHER_STATES,
     ),
 }  # fmt: skip
 """All there are, by name."""

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from simulations.world import World
 
 Undo = Callable[[], None]
+OTHER_STATES = frozenset(
+    {
+        "digest.mismatch", "lattice.conflict", "StrongConvergence", "CheckpointsWhole", "OneOrder",
+        "NeverOverdrawn",
+    }
+)  # fmt: skip
+"""What is broken where the same operations make different states."""
 
 
 def nothing() -> None:

@@ -243,8 +243,9 @@ def test_a_browser_says_what_is_under_the_pointer_and_zooms(page: Path, tmp_path
 
 
 def test_a_browser_marks_what_did_not_hold(tmp_path: Path) -> None:
-    task = Task(SCENARIOS["swarm"], 0, plant="lost-remove")
-    outcome = perform_one(task)
+    tasks = (Task(SCENARIOS["swarm"], seed, plant="lost-remove") for seed in range(20))
+    outcomes = ((task, perform_one(task)) for task in tasks)
+    task, outcome = next(found for found in outcomes if found[1].violations)
     page = tmp_path / "r.html"
     write_report(page, task, outcome, COMMAND)
     shown = show(page, tmp_path / "profile")
