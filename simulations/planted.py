@@ -38,6 +38,7 @@ from persistence.certificates import Trust
 from persistence.checkpointer import Capture
 from persistence.identity import Identity
 from persistence.sealing import Opener
+from simulations.clients import Ledger
 from simulations.hosts import SimEntropy
 from simulations.planted_decisions import (
     acts_first,
@@ -264,6 +265,8 @@ class _Old:
 def _answers_from_before(real: Any) -> Any:
     def get(self: Replica, cls: Any, name: str) -> Any:
         view = real(self, cls, name)
+        if cls is not Ledger:
+            return view
         kept = self.__dict__.setdefault("kept reads", {})
         old = kept.pop(name, None)
         if view is None or old is not None:
@@ -301,8 +304,16 @@ PLANTS: Mapping[str, Plant] = {
     ),
     "session-reused": Plant(
         "A replica goes on under its old session after a restart.",
-        ("UniqueIds", "NothingRefused", "OnDiskFirst", "StrongConvergence", "CausalDelivery"),
+        (
+            "UniqueIds",
+            "NothingRefused",
+            "OnDiskFirst",
+            "StrongConvergence",
+            "CausalDelivery",
+            "CounterBounds",
+        ),
         [(recovery, "_fresh_session", _same_session), (ShardHost, "__init__", _goes_on_counting)],
+        "crash",
     ),
     "inbox-out-of-order": Plant(
         "A frame is applied before what it depends on.",

@@ -47,7 +47,7 @@ def test_the_fewest_are_found() -> None:
 def test_a_failing_seed_is_made_small_and_the_command_repeats_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["simulate", "swarm", "--plant", "session-reused", "--seeds", "0:3", "--jobs", "1"]
+    arguments = ["simulate", "crash", "--plant", "session-reused", "--seeds", "5:7", "--jobs", "1"]
     assert run([*arguments, "--shrink"]) == 1
     words = shlex.split(capfd.readouterr().err.splitlines()[-1])
     assert words[:2] == ["mesh", "simulate"]
