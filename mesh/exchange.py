@@ -233,11 +233,11 @@ class Exchange:
         """See `committer.Outlet`. Summaries that are owed or came are dealt with against fresh
         captures.
         """
-        rows = [host.published.row() for host in self._core.held]
+        rows = tuple(host.published.row() for host in self._core.held)
         for link in self._links.values():
             if link.owes_summary:
                 link.owes_summary = False
-                link.send(Summary(tuple(rows)))
+                link.send(Summary(rows))
             link.awaits_capture = False
             self._compare_all(link)
             owed, link.owes_frontier = link.owes_frontier, set()
