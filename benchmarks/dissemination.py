@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +26,15 @@ from benchmarks.harness import Aim, BenchmarkError, Figure, Measured, Run
 from crdt import Document, Register
 from mesh import Replica, Settings
 from mesh.dissemination import chosen
-from mesh.environment import Environment, Link
+from mesh.environment import Environment
 from mesh.instrumentation import CountingProbe
 from mesh.transports.discovery import StaticSeeds
-from mesh.transports.memory import MemoryNetwork, MemoryTransport
+from mesh.transports.memory import MemoryNetwork
 from mesh.wire import Frames, decode
 from persistence.identity import Authority, found_mesh
 from persistence.memory import MemoryJournal
 from persistence.system import SystemClock, SystemEntropy
+from simulations.translated import Translated
 
 REPLICAS: Final = 200
 BOUND: Final = 1.3
@@ -57,90 +58,29 @@ class Note(Document):
 
 @dataclass(slots=True)
 class Traffic:
-    """What crossed all links since it was last reset."""
+    """What crossed all links since it was last reset. A `Translator` that changes nothing."""
 
     frames: int = 0
     others: int = 0
 
-    def count(self, message: bytes) -> None:
+    def said(self, peer: str, message: bytes) -> bytes:
         """A message was sent."""
+        del peer
         found = decode(message)
         if isinstance(found, Frames):
             self.frames += len(found.frames)
         else:
             self.others += 1
+        return message
+
+    def heard(self, peer: str, message: bytes) -> bytes:
+        """The other end has counted it."""
+        del peer
+        return message
 
     def reset(self) -> None:
         """Count from zero."""
         self.frames = self.others = 0
-
-
-class CountedLink:
-    """A link whose messages are counted. See `mesh.environment.Link`."""
-
-    def __init__(self, link: Link, traffic: Traffic) -> None:
-        self._link = link
-        self._traffic = traffic
-
-    @property
-    def peer(self) -> str:
-        """See `Link.peer`."""
-        return self._link.peer
-
-    @property
-    def initiated(self) -> bool:
-        """See `Link.initiated`."""
-        return self._link.initiated
-
-    @property
-    def address(self) -> str:
-        """See `Link.address`."""
-        return self._link.address
-
-    @property
-    def certificate(self) -> bytes:
-        """See `Link.certificate`."""
-        return self._link.certificate
-
-    @property
-    def received_bytes(self) -> int:
-        """See `Link.received_bytes`."""
-        return self._link.received_bytes
-
-    async def send(self, message: bytes) -> None:
-        """See `Link.send`."""
-        self._traffic.count(message)
-        await self._link.send(message)
-
-    async def receive(self) -> bytes:
-        """See `Link.receive`."""
-        return await self._link.receive()
-
-    async def close(self) -> None:
-        """See `Link.close`."""
-        await self._link.close()
-
-
-class CountedTransport:
-    """A transport whose links are counted. See `mesh.environment.Transport`."""
-
-    def __init__(self, transport: MemoryTransport, traffic: Traffic) -> None:
-        self._transport = transport
-        self._traffic = traffic
-
-    async def listen(self, accept: Callable[[Link], Awaitable[None]]) -> str:
-        """See `Transport.listen`."""
-        return await self._transport.listen(
-            lambda link: accept(CountedLink(link, self._traffic)),
-        )
-
-    async def dial(self, address: str) -> Link:
-        """See `Transport.dial`."""
-        return CountedLink(await self._transport.dial(address), self._traffic)
-
-    async def close(self) -> None:
-        """See `Transport.close`."""
-        await self._transport.close()
 
 
 async def measure(run: Run) -> None:
@@ -268,6 +208,6 @@ def _replica(mesh: _Mesh, authority: Authority, name: str, dialled: int) -> Repl
     seeds = chosen(name, [other for other in mesh.names if other != name], dialled)
     environment = Environment(
         clock, entropy, CountingProbe(), MemoryJournal(),
-        CountedTransport(mesh.network.transport(name), mesh.traffic), StaticSeeds(seeds),
+        Translated(mesh.network.transport(name), mesh.traffic), StaticSeeds(seeds),
     )  # fmt: skip
     return Replica(settings, environment, authority.issue(name, clock, entropy))
