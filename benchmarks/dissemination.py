@@ -34,7 +34,7 @@ from mesh.wire import Frames, decode
 from persistence.identity import Authority, found_mesh
 from persistence.memory import MemoryJournal
 from persistence.system import SystemClock, SystemEntropy
-from simulations.translated import Translated
+from simulations.faults.translated import Translated
 
 REPLICAS: Final = 200
 BOUND: Final = 1.3

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 
-from simulations.invariants import Violation
-from simulations.planted import planted
+from simulations.invariants.base import Violation
+from simulations.planted.plants import planted
 from simulations.run import WHOLE, Outcome, Part, simulate
-from simulations.scenarios import Scenario
+from simulations.scenarios.ready import Scenario
 from simulations.trace import first_difference
 
 __all__ = ("Task", "perform", "perform_one")

@@ -23,14 +23,14 @@ from crdt.errors import CallerError
 from mesh.cli import INTERRUPTED
 from persistence.system import SystemClock, SystemEntropy
 from simulations.batch import TWICE_EVERY, Task, perform
-from simulations.faults import KINDS
-from simulations.planted import PLANTS, planted
-from simulations.report import check_place, write_report
+from simulations.faults.kinds import KINDS
+from simulations.planted.plants import PLANTS, planted
+from simulations.ports.services import SERVICES
+from simulations.report.page import check_place, write_report
 from simulations.run import Outcome, Part
 from simulations.scenario import GROUPS, faults_of, imported
-from simulations.scenario_files import ScenarioFile, load, saved
-from simulations.scenarios import MARKS, SCENARIOS, Scenario, scenario_named
-from simulations.services import SERVICES
+from simulations.scenarios.files import ScenarioFile, load, saved
+from simulations.scenarios.ready import MARKS, SCENARIOS, Scenario, scenario_named
 from simulations.shrinking import shrink
 
 __all__ = ("simulate_command",)

@@ -13,27 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from simulations.checkpoint_invariant import checkpoint_checkers
-from simulations.claimants import Claimant, History
-from simulations.corners import cornered
-from simulations.decisions import decision_checkers
-from simulations.faults import KINDS, Fault, draw, launch, prepare
-from simulations.hosts import drawn
-from simulations.invariants import (
-    Checker,
-    OfHistory,
-    Quiet,
-    Violation,
-    checkers_for,
-    collect,
-)  # fmt: skip
+from simulations.agents.claimants import Claimant, History
+from simulations.agents.writers import Promises, Writer
+from simulations.faults.kinds import KINDS
+from simulations.faults.plan import Fault, draw, launch, prepare
+from simulations.invariants.base import Checker, Violation
+from simulations.invariants.checkpoints import checkpoint_checkers
+from simulations.invariants.decisions import decision_checkers
+from simulations.invariants.replicas import OfHistory, Quiet, checkers_for, collect
+from simulations.invariants.services import Settles, service_checkers
 from simulations.loop import Deadlock, Escaped, Livelock
-from simulations.network import Conditions
+from simulations.ports.hosts import drawn
+from simulations.ports.network import Conditions
+from simulations.ports.services import SERVICES, TEMPORAL
 from simulations.scenario import equipped
-from simulations.scenarios import SERVICE_SETTINGS, Scenario
-from simulations.service_invariants import Settles, service_checkers
-from simulations.services import SERVICES, TEMPORAL
-from simulations.workload import Promises, Writer
+from simulations.scenarios.corners import cornered
+from simulations.scenarios.ready import SERVICE_SETTINGS, Scenario
 from simulations.world import World, host_name
 
 __all__ = ("WHOLE", "Outcome", "Part", "drawn_scenario", "simulate")

@@ -25,11 +25,12 @@ from crdt.errors import CallerError
 from mesh.editing import ReplicaClosed
 from mesh.replica import Replica
 from mesh.settings import Settings
-from simulations.faults import CRASHES, KINDS, NETWORK, chosen_kinds
-from simulations.network import Conditions
-from simulations.scenarios import SCENARIOS, Scenario
-from simulations.services import SERVICES
-from simulations.workload import Load
+from simulations.agents.writers import Load
+from simulations.faults.kinds import CRASHES, KINDS, NETWORK
+from simulations.faults.plan import chosen_kinds
+from simulations.ports.network import Conditions
+from simulations.ports.services import SERVICES
+from simulations.scenarios.ready import SCENARIOS, Scenario
 from simulations.world import Host, World
 
 __all__ = ("Beside", "equipped", "faults_of", "imported", "scenario")

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mesh.replica import Replica
+from simulations.agents.writers import Load
 from simulations.batch import TWICE_EVERY, Task, perform_one
-from simulations.network import Conditions
+from simulations.ports.network import Conditions
 from simulations.run import Outcome
 from simulations.scenario import Beside, scenario
-from simulations.scenarios import Scenario
-from simulations.workload import Load
+from simulations.scenarios.ready import Scenario
 from simulations.world import World
 
 if TYPE_CHECKING:

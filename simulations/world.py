@@ -29,16 +29,16 @@ from mesh.transports.discovery import Combined, Learned, StaticSeeds
 from mesh.wire import WIRE_NEWEST
 from persistence.base import FrameRecord, JournalDamaged
 from persistence.identity import found_mesh
-from simulations.damage import Platter
-from simulations.disk import Disk, SimJournal
-from simulations.hosts import SimClock, SimEntropy, clone_name, drawn
-from simulations.liars import Liar
+from simulations.faults.liars import Liar
+from simulations.faults.translated import Translated
+from simulations.faults.versions import speaking
 from simulations.loop import LIFE, SECOND, Escaped, Life, Livelock, SimLoop
-from simulations.network import PORT, Conditions, Network, SimTransport
-from simulations.services import Services, short_streams
+from simulations.ports.damage import Platter
+from simulations.ports.disk import Disk, SimJournal
+from simulations.ports.hosts import SimClock, SimEntropy, clone_name, drawn
+from simulations.ports.network import PORT, Conditions, Network, SimTransport
+from simulations.ports.services import Services, short_streams
 from simulations.trace import Trace
-from simulations.translated import Translated
-from simulations.versions import speaking
 from simulations.walls import walls
 
 __all__ = ("Host", "Run", "World", "host_name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simulations.history import History
+from simulations.judges.history import History
 
 __all__ = ("Judge",)
 

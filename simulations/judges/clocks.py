@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crdt.clock import stamp_ms
-from simulations.history import History, Outcome, Write
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Write
 
 __all__ = ("Availability", "HybridClocks")
 

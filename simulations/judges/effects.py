@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from simulations.history import History, Outcome, Write, sees
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Write, sees
 
 __all__ = ("CounterBounds", "NoDuplicateEffect", "OutOfThinAir")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from simulations.history import History, Outcome, Read, Write, sees
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Read, Write, sees
 
 __all__ = ("ListOrder",)
 

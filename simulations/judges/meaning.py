@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crdt.ids import Dot
-from simulations.history import History, Outcome, Read, Write, sees
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Read, Write, sees
 from simulations.specification import Event, Meaning
 
 __all__ = ("Intention", "Specified")

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from simulations.history import History, Outcome, Read, Write
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Read, Write
 
 __all__ = ("SessionGuarantees",)
 

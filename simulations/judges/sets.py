@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.history import History, Outcome, Read, Write
 from simulations.judges.base import Judge
+from simulations.judges.history import History, Outcome, Read, Write
 
 __all__ = ("SetFull", "SetResult")
 

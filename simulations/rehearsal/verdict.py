@@ -20,8 +20,8 @@ from crdt.errors import MeshError
 from persistence.inspect import LoadedFolder, load_folder
 from simulations import checkers
 from simulations.checkers import Acknowledged, Decision, Evidence
-from simulations.history import History, Outcome, Read, Write
 from simulations.judges import SetFull
+from simulations.judges.history import History, Outcome, Read, Write
 from simulations.rehearsal import report, wire
 from simulations.rehearsal.audit import FINAL, QUEUED, Task
 from workflows.claims import claim_of

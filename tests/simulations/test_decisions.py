@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from mesh.environment import Transition
 from mesh.replica import Replica
-from simulations import linearizable
-from simulations.claimants import Affair, History, Operation
-from simulations.decisions import (
+from simulations.agents.claimants import Affair, History, Operation
+from simulations.invariants import linearizable
+from simulations.invariants.base import Checker
+from simulations.invariants.decisions import (
     Fencing,
     Linearizable,
     NoEffectBeforeCommit,
     OneWinner,
 )
-from simulations.invariants import Checker
-from simulations.linearizable import NEVER, Call, Undecidable, unexplained
+from simulations.invariants.linearizable import NEVER, Call, Undecidable, unexplained
+from simulations.ports.services import TEMPORAL
 from simulations.run import simulate
-from simulations.scenarios import Scenario
-from simulations.services import TEMPORAL
+from simulations.scenarios.ready import Scenario
 from simulations.world import Host, World
 from workflows import registry
 from workflows.claims import EXCLUSIVE

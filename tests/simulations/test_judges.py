@@ -12,8 +12,7 @@ import pytest
 
 from crdt.clock import COUNTER_BITS
 from simulations import specification
-from simulations.clients import judges
-from simulations.history import History, Outcome, Read, Write
+from simulations.agents.clients import judges
 from simulations.judges import (
     Availability,
     CounterBounds,
@@ -27,8 +26,9 @@ from simulations.judges import (
     SetFull,
     Specified,
 )
+from simulations.judges.history import History, Outcome, Read, Write
 from simulations.run import simulate
-from simulations.scenarios import SCENARIOS
+from simulations.scenarios.ready import SCENARIOS
 
 LEDGER = "Ledger/1"
 ANN, BOB = 1, 2

@@ -17,12 +17,12 @@ from mesh.wire import WIRE_NEWEST, Hello, RosterVersion, WantRest, decode, encod
 from persistence.base import WAITING, FrameRecord, JournalDamaged, SnapshotRecord
 from persistence.identity import Identity
 from persistence.salvage import Found, sort_out
-from simulations.damage import Platter, at_once
-from simulations.faults import Fault
+from simulations.agents.writers import Load
+from simulations.faults.plan import Fault
+from simulations.faults.versions import speaking
+from simulations.ports.damage import Platter, at_once
 from simulations.run import Outcome, Part, simulate
-from simulations.scenarios import SCENARIOS, Scenario
-from simulations.versions import speaking
-from simulations.workload import Load
+from simulations.scenarios.ready import SCENARIOS, Scenario
 from simulations.world import World
 from tests.persistence.world import make_mesh, make_writer
 
@@ -199,7 +199,7 @@ def test_only_what_lies_in_damaged_shards_may_be_lost(monkeypatch: pytest.Monkey
         found.applied, found.contained, found.waiting = [], [], []
         return found
 
-    monkeypatch.setattr("simulations.damage.sort_out", forgets)
+    monkeypatch.setattr("simulations.ports.damage.sort_out", forgets)
     outcome = simulate(scenario, 1, watch=alone_and_damaged)
     assert {one.invariant for one in outcome.violations} == {"NothingLost"}
 

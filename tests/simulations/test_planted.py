@@ -10,9 +10,9 @@ import pytest
 from mesh.cli import run
 from mesh.core import Core
 from simulations.batch import Task, perform_one
-from simulations.planted import PLANTS, planted
+from simulations.planted.plants import PLANTS, planted
 from simulations.run import Outcome
-from simulations.scenarios import SCENARIOS
+from simulations.scenarios.ready import SCENARIOS
 from simulations.shrinking import HOSTS_MIN, fewest, shrink
 
 SWARM = SCENARIOS["swarm"]

@@ -9,8 +9,8 @@ import pytest
 
 import simulations
 from simulations.batch import perform_one
-from simulations.planted import PLANTS
-from simulations.scenario_files import load
+from simulations.planted.plants import PLANTS
+from simulations.scenarios.files import load
 
 FILES = sorted(Path(simulations.__file__).with_name("regressions").glob("*.toml"))
 

@@ -17,11 +17,21 @@ from mesh.cli import run
 from mesh.replica import Replica
 from persistence.base import FrameRecord
 from simulations.batch import Task, perform_one
-from simulations.planted import planted
-from simulations.recording import BUCKETS, CUT, DOWN, LINES, PARTLY, PAUSED, UP, Recording, watch
-from simulations.report import figures, write_report
+from simulations.planted.plants import planted
+from simulations.report.page import figures, write_report
+from simulations.report.recording import (
+    BUCKETS,
+    CUT,
+    DOWN,
+    LINES,
+    PARTLY,
+    PAUSED,
+    UP,
+    Recording,
+    watch,
+)
 from simulations.run import START_S, Outcome, simulate
-from simulations.scenarios import SCENARIOS, Scenario
+from simulations.scenarios.ready import SCENARIOS, Scenario
 from simulations.world import Host, World
 from tests.simulations.browser import show
 

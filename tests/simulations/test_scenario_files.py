@@ -14,9 +14,9 @@ from crdt.errors import CallerError
 from mesh.cli import run
 from simulations.batch import Task, perform_one
 from simulations.run import Part, simulate
-from simulations.scenario_files import load, saved
-from simulations.scenarios import SCENARIOS
-from simulations.toml_lines import lines_of
+from simulations.scenarios.files import load, saved
+from simulations.scenarios.ready import SCENARIOS
+from simulations.scenarios.toml_lines import lines_of
 
 WHOLE = """\
 scenario = "partition"

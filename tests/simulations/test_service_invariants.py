@@ -13,12 +13,12 @@ from mesh.services import registry
 from persistence.frame import Frame, parse_frame
 from persistence.journal import apply_frame, read_transactions
 from persistence.sealing import VerifiedFrame
-from simulations.checkpoint_invariant import CheckpointsWhole
+from simulations.agents.writers import Load
+from simulations.invariants.checkpoints import CheckpointsWhole
+from simulations.invariants.services import LogFirst, Served, Spans
+from simulations.ports.services import BUS, CHECKPOINTS, SERVICES
 from simulations.run import simulate
-from simulations.scenarios import SERVICE_SETTINGS, Scenario
-from simulations.service_invariants import LogFirst, Served, Spans
-from simulations.services import BUS, CHECKPOINTS, SERVICES
-from simulations.workload import Load
+from simulations.scenarios.ready import SERVICE_SETTINGS, Scenario
 from simulations.world import World
 
 FEW = Scenario(

@@ -18,13 +18,14 @@ import pytest
 
 from mesh.cli import run
 from mesh.replica import Replica
+from simulations.agents.writers import Load, Sheet
 from simulations.batch import Task, perform, perform_one
-from simulations.faults import KINDS, Fault, chosen_kinds, draw
+from simulations.faults.kinds import KINDS
+from simulations.faults.plan import Fault, chosen_kinds, draw
+from simulations.ports.services import SERVICES
 from simulations.run import Part, simulate
-from simulations.scenarios import MARKS, SCENARIOS, Scenario
-from simulations.services import SERVICES
+from simulations.scenarios.ready import MARKS, SCENARIOS, Scenario
 from simulations.trace import first_difference
-from simulations.workload import Load, Sheet
 from simulations.world import Host, World
 
 SHORT = dataclasses.replace(SCENARIOS["swarm"], fault_s=8.0, quiet_s=1.0)

@@ -14,12 +14,12 @@ import pytest
 from crdt.errors import CallerError
 from mesh.replica import Replica
 from simulations import walls
-from simulations.faults import NETWORK
+from simulations.agents.writers import Sheet
+from simulations.faults.kinds import NETWORK
 from simulations.run import simulate
 from simulations.scenario import scenario
-from simulations.scenarios import Scenario
+from simulations.scenarios.ready import Scenario
 from simulations.testing import partition_test
-from simulations.workload import Sheet
 from simulations.world import Host
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"

@@ -13,10 +13,10 @@ from mesh.conformance import TRANSPORT_CHECKS, Check, Ends
 from mesh.environment import Link, LinkClosed
 from persistence.base import FrameRecord, Journal, StorageError
 from persistence.conformance import check_journal
-from simulations.disk import Disk, SimJournal
-from simulations.hosts import SimClock, SimEntropy
 from simulations.loop import SimLoop
-from simulations.network import Conditions, Network, SimTransport, Unreachable
+from simulations.ports.disk import Disk, SimJournal
+from simulations.ports.hosts import SimClock, SimEntropy
+from simulations.ports.network import Conditions, Network, SimTransport, Unreachable
 from simulations.trace import Trace, first_difference
 
 SEEDS = range(5)

@@ -17,12 +17,12 @@ from persistence.conformance_checkpoints import Check as CheckpointCheck
 from persistence.conformance_checkpoints import Open as OpenStore
 from persistence.conformance_log import LOG_CHECKS, SHARDS, Open
 from persistence.conformance_log import Check as LogCheck
-from simulations.hosts import SimClock
 from simulations.loop import SimLoop
-from simulations.network import Conditions, Network
+from simulations.ports.hosts import SimClock
+from simulations.ports.network import Conditions, Network
+from simulations.ports.services import LOG, SERVICES, STREAM_ENTRIES, Services
 from simulations.run import drawn_scenario, simulate
-from simulations.scenarios import SCENARIOS
-from simulations.services import LOG, SERVICES, STREAM_ENTRIES, Services
+from simulations.scenarios.ready import SCENARIOS
 from simulations.trace import Trace
 
 SEEDS = range(3)

@@ -11,14 +11,14 @@ from itertools import pairwise
 import pytest
 
 from mesh.environment import Coordinator, CoordinatorUnavailable, InvalidTransition, Transition
-from simulations.claimants import EFFECTS, TASK
-from simulations.coordination import SimCoordinator, TemporalServer
-from simulations.hosts import SimClock
+from simulations.agents.claimants import EFFECTS, TASK
 from simulations.loop import SimLoop
-from simulations.network import Conditions, Network
+from simulations.ports.coordination import SimCoordinator, TemporalServer
+from simulations.ports.hosts import SimClock
+from simulations.ports.network import Conditions, Network
+from simulations.ports.services import TEMPORAL, Way
 from simulations.run import simulate
-from simulations.scenarios import SCENARIOS
-from simulations.services import TEMPORAL, Way
+from simulations.scenarios.ready import SCENARIOS
 from simulations.trace import Trace
 from tests.workflows.world import Recorder
 from workflows import registry

@@ -32,8 +32,8 @@ from persistence.base import (
 )
 from persistence.memory_checkpoints import MemoryCheckpointServer
 from persistence.memory_log import MemoryLogServer
-from simulations.coordination import SimCoordinator, TemporalServer
-from simulations.network import Network
+from simulations.ports.coordination import SimCoordinator, TemporalServer
+from simulations.ports.network import Network
 
 __all__ = (
     "BUS",

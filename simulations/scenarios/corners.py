@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulations.hosts import drawn
-from simulations.scenarios import SERVICE_SETTINGS, Scenario
-from simulations.services import BUS, CHECKPOINTS
+from simulations.ports.hosts import drawn
+from simulations.ports.services import BUS, CHECKPOINTS
+from simulations.scenarios.ready import SERVICE_SETTINGS, Scenario
 
 __all__ = ("CORNERS", "cornered")
 

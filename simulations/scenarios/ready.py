@@ -1,7 +1,7 @@
 """Scenarios: what a world is like, what goes wrong in it, and what its agents do. Each is data.
 
 One with agents and invariants of your own is made by `simulations.scenario`; one in a file is read
-by `simulations.scenario_files`.
+by `simulations.scenarios.files`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
-from simulations.faults import CRASHES, KINDS, NETWORK, ROT, SERVICE, Fault
-from simulations.network import Conditions
-from simulations.services import BUS, LOG, SERVICES
-from simulations.workload import Load
+from simulations.agents.writers import Load
+from simulations.faults.kinds import CRASHES, KINDS, NETWORK, ROT, SERVICE
+from simulations.faults.plan import Fault
+from simulations.ports.network import Conditions
+from simulations.ports.services import BUS, LOG, SERVICES
 
 if TYPE_CHECKING:
     from simulations.world import Agent, World

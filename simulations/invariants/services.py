@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mesh.durability import Durability
 from persistence.base import FrameRecord
 from persistence.frame import Header, parse_frame
-from simulations.invariants import HARM, Checker, lost_shards
-from simulations.services import BUS, LOG
+from simulations.invariants.base import HARM, Checker, lost_shards
+from simulations.ports.services import BUS, LOG
 
 if TYPE_CHECKING:
     from simulations.world import Host, World

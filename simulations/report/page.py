@@ -16,8 +16,8 @@ from typing import Any
 from crdt.errors import CallerError
 from mesh.instrumentation import EVENTS
 from simulations.batch import Task
-from simulations.faults import KINDS
-from simulations.recording import STATES, Recording, watch
+from simulations.faults.kinds import KINDS
+from simulations.report.recording import STATES, Recording, watch
 from simulations.run import START_S, Outcome
 
 __all__ = ("check_place", "compose", "figures", "write_report")

@@ -34,16 +34,17 @@ from pydantic import ValidationError as Unfit
 from crdt.errors import CallerError
 from mesh.sections import SettingsError, nearest
 from mesh.settings import Settings
+from simulations.agents.writers import Load
 from simulations.batch import Task
-from simulations.faults import KINDS, Fault, chosen_kinds
-from simulations.network import Conditions
-from simulations.planted import PLANTS
+from simulations.faults.kinds import KINDS
+from simulations.faults.plan import Fault, chosen_kinds
+from simulations.planted.plants import PLANTS
+from simulations.ports.network import Conditions
+from simulations.ports.services import SERVICES
 from simulations.run import WHOLE, Outcome, Part, drawn_scenario
 from simulations.scenario import faults_of, imported
-from simulations.scenarios import Scenario, scenario_named
-from simulations.services import SERVICES
-from simulations.toml_lines import Place, lines_of
-from simulations.workload import Load
+from simulations.scenarios.ready import Scenario, scenario_named
+from simulations.scenarios.toml_lines import Place, lines_of
 from simulations.world import host_name
 
 __all__ = ("ScenarioFile", "load", "saved")

@@ -16,9 +16,9 @@ from persistence.certificates import Trust
 from persistence.frame import Frame, parse_frame
 from persistence.journal import applies, apply_frame, read_transactions
 from persistence.sealing import Opener, VerifiedFrame
-from simulations.invariants import Checker
-from simulations.service_invariants import Settles
-from simulations.services import CHECKPOINTS, LOG
+from simulations.invariants.base import Checker
+from simulations.invariants.services import Settles
+from simulations.ports.services import CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
     from simulations.world import Host, World

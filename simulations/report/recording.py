@@ -18,10 +18,10 @@ from typing import Any
 from mesh.wire import Frames, decode
 from persistence.base import FrameRecord
 from simulations.batch import Task
-from simulations.faults import Fault
+from simulations.faults.plan import Fault
 from simulations.loop import SECOND
-from simulations.network import SimLink
-from simulations.planted import planted
+from simulations.planted.plants import planted
+from simulations.ports.network import SimLink
 from simulations.run import Outcome, simulate
 from simulations.world import Host, World
 

@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.environment import Transition
-from simulations.checkers import Evidence
-from simulations.claimants import (
+from simulations.agents.claimants import (
     EFFECTS,
     MACHINES,
     PURSE,
@@ -18,9 +17,10 @@ from simulations.claimants import (
     Purse,
     document_of,
 )
-from simulations.coordination import Commit
-from simulations.invariants import Checker
-from simulations.linearizable import NEVER, Call, Undecidable, unexplained
+from simulations.checkers import Evidence
+from simulations.invariants.base import Checker
+from simulations.invariants.linearizable import NEVER, Call, Undecidable, unexplained
+from simulations.ports.coordination import Commit
 from workflows.machine import TOKEN, Machine
 from workflows.publish import decision_value
 

@@ -24,6 +24,76 @@ def nothing() -> None:
     """It leaves nothing to undo."""
 
 
+def crash(*, power: bool) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        for name in targets:
+            world.hosts[name].crash(power=power)
+        return start(world, targets)
+
+    return begin
+
+
+def start(world: World, targets: tuple[str, ...]) -> Undo:
+    def end() -> None:
+        for name in targets:
+            world.hosts[name].start()
+
+    return end
+
+
+def crash_in_sync(moment: str) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        hosts = [world.hosts[name] for name in targets]
+        for host in hosts:
+            host.crash_in_sync(moment)
+
+        def end() -> None:
+            for host in hosts:
+                host.disk.on_sync = None
+                host.start()
+
+        return end
+
+    return begin
+
+
+def pause(world: World, targets: tuple[str, ...]) -> Undo:
+    runs = [world.hosts[name].run for name in targets]
+    for run in runs:
+        if run is not None:
+            world.loop.suspend(run.life)
+
+    def end() -> None:
+        for run in runs:
+            if run is not None and not run.over:
+                world.loop.resume(run.life)
+
+    return end
+
+
+def stop(world: World, targets: tuple[str, ...]) -> Undo:
+    for name in targets:
+        world.hosts[name].stop()
+    return start(world, targets)
+
+
+def lose_disk(world: World, targets: tuple[str, ...]) -> Undo:
+    for name in targets:
+        world.hosts[name].lose_disk()
+    return start(world, targets)
+
+
+def old_disk(world: World, targets: tuple[str, ...]) -> Undo:
+    copies = {name: world.hosts[name].disk.copy() for name in targets}
+
+    def end() -> None:
+        for name, copy in copies.items():
+            world.hosts[name].restore(copy)
+            world.hosts[name].start()
+
+    return end
+
+
 def clone(world: World, targets: tuple[str, ...]) -> Undo:
     """Another machine with this folder runs, too."""
     clones = [world.clone(name) for name in targets]

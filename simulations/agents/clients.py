@@ -32,7 +32,6 @@ from mesh.durability import Durability
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
 from simulations import specification
-from simulations.history import History, Outcome, Read, Write
 from simulations.judges import (
     Availability,
     CounterBounds,
@@ -46,6 +45,7 @@ from simulations.judges import (
     SetFull,
     Specified,
 )  # fmt: skip
+from simulations.judges.history import History, Outcome, Read, Write
 
 if TYPE_CHECKING:
     from simulations.world import Host, Run

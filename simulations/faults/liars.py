@@ -19,7 +19,7 @@ from mesh.core import Core
 from mesh.wire import VOCABULARY, Frames, decode, encode
 from persistence.frame import frame_hash
 from persistence.sealing import Draft, Sealer
-from simulations.versions import kind_of
+from simulations.faults.versions import kind_of
 
 __all__ = ("Liar",)
 
@@ -29,8 +29,8 @@ _VALUES = (TypeCode.REGISTER, TypeCode.MULTIVALUE)
 
 
 class Liar:
-    """`simulations.translated.Translator` of one run of a replica. It is honest until it `begin`s;
-    what it has once told somebody it tells him again. `tell` hears of each twin.
+    """`Translator` of one run of a replica. It is honest until it `begin`s; what it has once told
+    somebody it tells him again. `tell` hears of each twin.
     """
 
     def __init__(

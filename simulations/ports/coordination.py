@@ -32,7 +32,7 @@ from workflows.messages import Fire
 from workflows.request import Request, check_answer, prepare
 
 if TYPE_CHECKING:
-    from simulations.services import Way
+    from simulations.ports.services import Way
 
 __all__ = ("Commit", "SimCoordinator", "TemporalServer")
 

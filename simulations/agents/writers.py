@@ -23,10 +23,10 @@ from crdt.ids import shard_of
 from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Backpressure, ReplicaClosed
 from mesh.replica import Replica
+from simulations.agents.clients import Client, Traveller
 from simulations.checkers import Acknowledged
-from simulations.clients import Client, Traveller
-from simulations.history import History
-from simulations.services import BUS, CHECKPOINTS, LOG
+from simulations.judges.history import History
+from simulations.ports.services import BUS, CHECKPOINTS, LOG
 
 if TYPE_CHECKING:
     from simulations.world import Host

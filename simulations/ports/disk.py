@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from persistence.base import FrameRecord, Journal, SnapshotRecord, StorageError
 from persistence.limits import MAX_READ_FRAMES
-from simulations.damage import Platter, at_once
 from simulations.loop import SECOND, SimLoop
+from simulations.ports.damage import Platter, at_once
 from simulations.trace import Trace
 
 __all__ = ("Disk", "SimJournal")

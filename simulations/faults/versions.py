@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mesh.environment import Transport
 from mesh.wire import VOCABULARY, WIRE_NEWEST, Hello, decode, encode
-from simulations.translated import Translated
+from simulations.faults.translated import Translated
 
 __all__ = ("kind_of", "speaking")
 

@@ -25,7 +25,7 @@ from mesh.environment import (
     UnknownMachine,
 )
 from mesh.replica import Replica
-from simulations.linearizable import NEVER
+from simulations.invariants.linearizable import NEVER
 from workflows import claims
 from workflows.claims import EXCLUSIVE, claim_of, token_of
 from workflows.machine import TOKEN, Machine, Rule

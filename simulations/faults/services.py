@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from simulations.services import Services
+from simulations.faults.hosts import nothing
+from simulations.ports.services import Services
+
+if TYPE_CHECKING:
+    from simulations.world import World
 
 Undo = Callable[[], None]
 MOST_LOST = 20
 """Entries of a stream that a copy of the bus may lack, and records of an append that fails."""
 
 
-def _nothing() -> None:
-    """It leaves nothing to undo."""
-
-
 def flushed(services: Services, rng: random.Random) -> Undo:
     """The bus is empty, and goes on."""
     del rng
     services.bus_server.flush()
-    return _nothing
+    return nothing
 
 
 def failed_over(services: Services, rng: random.Random) -> Undo:
     """A copy of the bus takes over that lacks the newest entries; connections break."""
     services.bus_server.fail_over(rng.randint(1, MOST_LOST))
-    return _nothing
+    return nothing
 
 
 def trimmed(services: Services, rng: random.Random) -> Undo:
@@ -34,7 +35,7 @@ def trimmed(services: Services, rng: random.Random) -> Undo:
     keep = rng.choice((0, 1, 10))
     for shard in range(services.shards):
         services.bus_server.trim(shard, keep)
-    return _nothing
+    return nothing
 
 
 def full(services: Services, rng: random.Random) -> Undo:
@@ -57,7 +58,7 @@ def slow_log(services: Services, rng: random.Random) -> Undo:
 def unacknowledged(services: Services, rng: random.Random) -> Undo:
     """The next append stores its first records, most often all of them, and fails."""
     services.log_server.fail_next_append(stored=rng.choice((0, 1, MOST_LOST, 1_000_000)))
-    return _nothing
+    return nothing
 
 
 def twice(services: Services, rng: random.Random) -> Undo:
@@ -76,7 +77,7 @@ def unanswered(services: Services, rng: random.Random) -> Undo:
     """The next call of one kind does its work, and fails."""
     call = rng.choice(("acquire", "write", "verified", "discard", "release"))
     services.checkpoint_server.fail_next(call, done=True)
-    return _nothing
+    return nothing
 
 
 def temporal_away(services: Services, rng: random.Random) -> Undo:
@@ -100,6 +101,27 @@ def repeating(services: Services, rng: random.Random) -> Undo:
         services.temporal_server.repeats = 0.0
 
     return end
+
+
+def down(world: World, targets: tuple[str, ...]) -> Undo:
+    servers = [world.services.server(name) for name in targets]
+    for server in servers:
+        server.stop()
+
+    def end() -> None:
+        for server in servers:
+            server.start()
+
+    return end
+
+
+def of_service(
+    befall: Callable[[Services, random.Random], Undo],
+) -> Callable[[World, tuple[str, ...]], Undo]:
+    def begin(world: World, targets: tuple[str, ...]) -> Undo:
+        return befall(world.services, world.chance("service", *targets, world.now))
+
+    return begin
 
 
 Befall = Callable[[Services, random.Random], Undo]

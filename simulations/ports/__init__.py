@@ -1,0 +1,1 @@
+"""Simulated ports: disk, clocks, network and services; they pass the suites of the real ones."""

@@ -1,0 +1,1 @@
+"""One seed watched, and drawn as one HTML page."""

@@ -1,0 +1,1 @@
+"""Ready scenarios, scenarios in files, and the corners that a swarm rarely meets."""
