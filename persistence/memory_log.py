@@ -2,7 +2,8 @@
 
 Several `MemoryLog` objects share one `MemoryLogServer`, as replicas share a broker. The server's
 controls do what a real one does at the worst moment: stop, lag, store a part and then fail, store
-twice, leave holes between offsets, remove records early. All of it on the running loop's own time.
+twice, leave holes between offsets, remove records early, lose the newest, or all. All of it on the
+running loop's own time.
 """
 
 from __future__ import annotations
@@ -70,6 +71,24 @@ class MemoryLogServer:
         self._first[shard] = first
         self._wake()
 
+    def truncate(self, shard: int, end: int) -> None:
+        """Lose all records of the shard from this offset on: the copies that had them are gone.
+        The next record gets this offset.
+        """
+        end = max(0, min(end, self._next[shard]))
+        records = self._records[shard]
+        kept = bisect_left(records, end, key=lambda record: record.offset)
+        self._bytes -= sum(len(record.data) for record in records[kept:])
+        del records[kept:]
+        self._next[shard] = end
+        self._first[shard] = min(end, self._first[shard])
+        self._wake()
+
+    def recreate(self) -> None:
+        """Delete the topic, and make it anew: empty, and offsets begin at 0."""
+        for shard in range(self.shards):
+            self.truncate(shard, 0)
+
     def fail_next_append(self, *, stored: int) -> None:
         """The next append stores only its first `stored` frames, and then fails."""
         self._fail_after = stored
@@ -104,6 +123,10 @@ class MemoryLogServer:
     def records(self, shard: int) -> list[LogRecord]:
         """All records kept of the shard, whether the server answers or not."""
         return list(self._records[shard])
+
+    def end(self, shard: int) -> int:
+        """The offset that the shard's next record gets, whether the server answers or not."""
+        return self._next[shard]
 
     def __repr__(self) -> str:
         state = f"stopped: {self._stopped}" if self._stopped else "up"

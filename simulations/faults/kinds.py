@@ -211,6 +211,29 @@ KINDS: Mapping[str, Kind] = {
         services.of_service(services.twice),
         service=LOG,
     ),
+    "log-retention": Kind(
+        "The event log removes old records that checkpoints or replicas have.",
+        service(LOG),
+        (0.1, 0.2),
+        services.retained,
+        service=LOG,
+    ),
+    "log-truncated": Kind(
+        "The event log is away, and comes back without its newest records.",
+        service(LOG),
+        (0.2, 4),
+        services.of_service(services.truncated),
+        service=LOG,
+        scarce=True,
+    ),
+    "log-new": Kind(
+        "The event log is deleted, and made anew: empty.",
+        service(LOG),
+        (0.2, 4),
+        services.of_service(services.made_anew),
+        service=LOG,
+        scarce=True,
+    ),
     "checkpoints-down": Kind(
         "The checkpoint store is away.",
         service(CHECKPOINTS),
@@ -249,7 +272,8 @@ KINDS: Mapping[str, Kind] = {
 NETWORK = (
     "halves", "isolate", "one-way", "bridge", "ring", "flapping", "clog", "reset", "loss", "lag",
 )  # fmt: skip
-SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
+LOSSES = ("log-retention", "log-truncated", "log-new")
+SERVICE = tuple(name for name, kind in KINDS.items() if kind.service and name not in LOSSES)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
     "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone", "upgrade",

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from persistence.frame import parse_frame
 from simulations.faults.hosts import nothing
 from simulations.ports.services import Services
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Undo = Callable[[], None]
 MOST_LOST = 20
 """Entries of a stream that a copy of the bus may lack, and records of an append that fails."""
+COPIES = 2
+"""On so many disks an operation is safe: no plan loses more than one."""
 
 
 def flushed(services: Services, rng: random.Random) -> Undo:
@@ -65,6 +68,56 @@ def twice(services: Services, rng: random.Random) -> Undo:
     """Every record is stored again behind itself."""
     services.log_server.duplicate(rng.choice((2, 3)))
     return lambda: services.log_server.duplicate(1)
+
+
+def retained(world: World, targets: tuple[str, ...]) -> Undo:
+    """Old records go, of each shard as many as are drawn: only such as are elsewhere, too, or the
+    one disk that has them might be lost.
+    """
+    rng = world.chance("retention", *targets, world.now)
+    server = world.services.log_server
+    for shard in range(world.services.shards):
+        spare = _spare(world, shard)
+        if spare and rng.random() < 0.7:
+            server.retain(shard, spare[rng.randrange(len(spare))] + 1)
+    return nothing
+
+
+def _spare(world: World, shard: int) -> list[int]:
+    """Offsets of the shard's oldest records, up to the first that neither the newest checkpoint nor
+    two replicas have.
+    """
+    mesh = world.authority.mesh
+    newest = world.services.checkpoint(shard)
+    held = [replica.journaled()[shard] for replica in world.replicas()]
+    spare: list[int] = []
+    for record in world.services.log_server.records(shard):
+        header = parse_frame(record.data, mesh.id, mesh.shards).header
+        session, last = header.session, header.last
+        in_checkpoint = newest is not None and newest[0].frontier.get(session, 0) >= last
+        if not in_checkpoint and sum(one.get(session, 0) >= last for one in held) < COPIES:
+            break
+        spare.append(record.offset)
+    return spare
+
+
+def truncated(services: Services, rng: random.Random) -> Undo:
+    """The log is away, and comes back without its newest records: more of one shard than of
+    another.
+    """
+    server = services.log_server
+    server.stop()
+    for shard in range(services.shards):
+        server.truncate(shard, server.end(shard) - rng.choice((0, 1, 3, MOST_LOST, 1_000_000)))
+    return server.start
+
+
+def made_anew(services: Services, rng: random.Random) -> Undo:
+    """The log is away, and comes back empty."""
+    del rng
+    services.log_server.stop()
+    services.log_server.recreate()
+    return services.log_server.start
 
 
 def slow_checkpoints(services: Services, rng: random.Random) -> Undo:

@@ -4,12 +4,13 @@ let go before the log has it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mesh.durability import Durability
-from persistence.base import FrameRecord
+from persistence.base import FrameRecord, LogRecord
 from persistence.frame import Header, parse_frame
 from simulations.invariants.base import HARM, Checker, lost_shards
 from simulations.ports.services import BUS, LOG
@@ -52,26 +53,58 @@ class Settles(Checker):
 
 
 class _OfLog(Settles):
-    """Knows what the log has."""
+    """Knows what the log has, and what it had. What retention removed it has: it was to go. What
+    it lost it had.
+    """
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._read: Counter[int] = Counter()
+        self._seen: dict[int, list[tuple[int, Header]]] = {}
         self._have: dict[int, dict[int, Spans]] = {}
+        self._had: dict[int, dict[int, Spans]] = {}
+        world.services.on_log_cut.append(self._cut)
 
-    def spans(self, shard: int, session: int) -> Spans:
-        """What the log has of a session, with all that came since the last look."""
-        records = self.world.services.log_server.records(shard)
-        have = self._have.setdefault(shard, {})
-        for record in records[self._read[shard] :]:
+    def has(self, shard: int, session: int) -> Spans:
+        """What the log has of a session."""
+        self._look(shard)
+        return self._have.setdefault(shard, {}).setdefault(session, Spans())
+
+    def had(self, shard: int, session: int) -> Spans:
+        """What the log has of a session, or had before it lost records: until a replica looks, it
+        can't know of that.
+        """
+        self._look(shard)
+        return self._had.setdefault(shard, {}).setdefault(session, Spans())
+
+    def _look(self, shard: int) -> None:
+        """All that came since the last look."""
+        server = self.world.services.log_server
+        records = server.records(shard)
+        for record in records[bisect_left(records, self._read[shard], key=_offset) :]:
             header = _header(self.world, record.data)
-            have.setdefault(header.session, Spans()).add(header.first, header.last)
-        self._read[shard] = len(records)
-        return have.setdefault(session, Spans())
+            self._seen.setdefault(shard, []).append((record.offset, header))
+            for spans in (self._have, self._had):
+                of_session = spans.setdefault(shard, {}).setdefault(header.session, Spans())
+                of_session.add(header.first, header.last)
+        self._read[shard] = server.end(shard)
+
+    def _cut(self, shard: int, end: int) -> None:
+        """The log will remove old records, and lose those from this offset on."""
+        self._look(shard)
+        if end < self._read[shard]:
+            self._read[shard] = end
+            kept = [one for one in self._seen.get(shard, ()) if one[0] < end]
+            self._seen[shard], self._have[shard] = kept, {}
+            for _, header in kept:
+                spans = self._have[shard].setdefault(header.session, Spans())
+                spans.add(header.first, header.last)
 
 
 class LogComplete(_OfLog):
-    """A flush at LOG that returned is in the log; in the end the log has all that a journal has."""
+    """A flush at LOG that returned was in the log; in the end the log has all that a journal has,
+    and had all that was written.
+    """
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -89,7 +122,7 @@ class LogComplete(_OfLog):
             self._owed[host] = [frame for frame in owed if not lost(frame.shard)]
         if kind == "acknowledged" and fields["level"] == Durability.LOG:
             shard, session, seq = _written(fields)
-            lacks = self.spans(shard, session).lacking(1, seq)
+            lacks = self.had(shard, session).lacking(1, seq)
             if lacks:
                 self.wrong(
                     f"{host} acknowledged seq {seq} of session {session} in shard {shard} as "
@@ -97,13 +130,18 @@ class LogComplete(_OfLog):
                 )
 
     def lacking(self) -> list[str]:
-        """Frames that are, or were, on a disk and not in the log, in words."""
-        found = []
+        """Frames that are on a disk and not in the log, or were and never were in it, in words."""
+        found: list[str] = []
         for host in self.world.hosts.values():
-            for frame in (*host.disk.frames(), *self._owed.get(host.name, ())):
-                spans = self.spans(frame.shard, frame.session)
-                if spans.lacking(frame.first, frame.last):
-                    found.append(f"{host.name} journaled {_named(frame)}, and the log has not")
+            for frames, spans in (
+                (host.disk.frames(), self.has),
+                (self._owed.get(host.name, ()), self.had),
+            ):
+                found += [
+                    f"{host.name} journaled {_named(frame)}, and the log has not"
+                    for frame in frames
+                    if spans(frame.shard, frame.session).lacking(frame.first, frame.last)
+                ]
         return found
 
 
@@ -141,7 +179,7 @@ class LogFirst(_OfLog):
         on_disk = _places(self.world.machine(name).disk.frames())
         for frame in own:
             if _place(frame) not in on_disk:
-                lacks = self.spans(shard, frame.session).lacking(frame.first, frame.last)
+                lacks = self.had(shard, frame.session).lacking(frame.first, frame.last)
                 if lacks:
                     self.wrong(f"{name} forgot {_named(frame)}, and the log lacks {lacks}")
         self._own[name, shard] = [frame for frame in own if _place(frame) in on_disk]
@@ -153,7 +191,7 @@ class LogFirst(_OfLog):
         newest = self.world.services.checkpoint(shard)
         held = 0 if newest is None else newest[0].frontier.get(session, 0)
         excused = max(held, self._holes.get((shard, session), 0))
-        lacks = self.spans(shard, session).lacking(max(header.first, excused + 1), header.last)
+        lacks = self.had(shard, session).lacking(max(header.first, excused + 1), header.last)
         if lacks:
             self.wrong(
                 f"the bus was told to drop seq {header.first} to {header.last} of session "
@@ -212,6 +250,10 @@ def _all_in(frames: Sequence[FrameRecord], spans: Spans) -> bool:
 def _header(world: World, data: bytes) -> Header:
     mesh = world.authority.mesh
     return parse_frame(data, mesh.id, mesh.shards).header
+
+
+def _offset(record: LogRecord) -> int:
+    return record.offset
 
 
 def _written(fields: Mapping[str, object]) -> tuple[int, int, int]:

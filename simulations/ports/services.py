@@ -126,6 +126,28 @@ class _BusServer(MemoryBusServer):
                     told(entry.shard, entry.data)
 
 
+class _LogServer(MemoryLogServer):
+    """Tells before it removes or loses records."""
+
+    def __init__(self, services: Services, shards: int) -> None:
+        super().__init__(shards)
+        self._services = services
+
+    def retain(self, shard: int, first_offset: int) -> None:
+        """See `MemoryLogServer.retain`."""
+        self._tell(shard, self._next[shard])
+        super().retain(shard, first_offset)
+
+    def truncate(self, shard: int, end: int) -> None:
+        """See `MemoryLogServer.truncate`."""
+        self._tell(shard, end)
+        super().truncate(shard, end)
+
+    def _tell(self, shard: int, end: int) -> None:
+        for told in self._services.on_log_cut:
+            told(shard, end)
+
+
 class SimBus:
     """`mesh.environment.Bus` as one run of a replica sees it."""
 
@@ -300,8 +322,11 @@ class Services:
         """Told (generation, shard, frame) of what the bus took."""
         self.on_trim: list[Callable[[int, bytes], None]] = []
         """Told (shard, frame) of what a replica had the bus drop."""
+        self.on_log_cut: list[Callable[[int, int], None]] = []
+        """Told (shard, offset) just before the log removes old records, and loses those from this
+        offset on."""
         self.bus_server = _BusServer(self)
-        self.log_server = MemoryLogServer(shards)
+        self.log_server: MemoryLogServer = _LogServer(self, shards)
         self.checkpoint_server = MemoryCheckpointServer(clock)
         self.temporal_server = TemporalServer(rng)
         self.bus_full = False
