@@ -110,7 +110,11 @@ class Delivery:
 
     def has(self, written: Mapping[int, int]) -> bool:
         """Whether the service has this much {shard: seq} of the present session."""
-        return all(self._has.get(shard, 0) >= seq for shard, seq in written.items())
+        return all(self.served(shard) >= seq for shard, seq in written.items())
+
+    def served(self, shard: int) -> int:
+        """The last seq of the present session in this shard that the service has, as it said."""
+        return self._has.get(shard, 0)
 
     def keep(self, shard: int, upto: Mapping[int, int]) -> dict[int, int]:
         """The part of `upto` {session: seq} whose frames the journal need not keep for the service.
@@ -119,7 +123,7 @@ class Delivery:
         """
         own = self._core.session
         return {
-            session: min(seq, self._has.get(shard, 0))
+            session: min(seq, self.served(shard))
             if session == own
             else min(seq, self._owed.get((shard, session), seq))
             for session, seq in upto.items()

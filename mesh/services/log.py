@@ -4,6 +4,10 @@ Reading the log to its end, always, costs little (what is here already is passed
 and serves three ends: what neither peer nor bus could bring comes from here; the journal may forget
 others' frames only once the log has them; and what the log lacks for too long, because its author
 is gone, is uploaded from here.
+
+A log can lose records: an election that no copy with the newest could take part in, a topic that
+was deleted and made anew. Offsets alone don't show it once others have written as many again. So
+the last record that was read is looked up now and then; if it is another, everything begins anew.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
 
 from crdt.errors import CodecError
 from crdt.frontier import flat, from_flat
@@ -40,10 +46,20 @@ SLICE = 32
 UPLOAD_FRAMES = 64
 SHORT_WAIT_S = 0.01
 """Longest time one read blocks while shards are left out that will soon be read on."""
+GAP_S = 1.0
+"""Who was not answered for so much longer than he asked to wait looks up what he had read: the
+process was stopped, or the log was away for a time."""
 STATE = "log.state"
 READ, UPLOAD = "read", "upload"
 SOURCE = source_of(LOG)
 UNPROVEN = (Reception.REFUSED, Reception.UNCERTIFIED)
+
+
+class _Last(NamedTuple):
+    """The last record of a shard that was read; without a hash: none was."""
+
+    offset: int = -1
+    hash: bytes = b""
 
 
 class LogFeed:
@@ -59,9 +75,12 @@ class LogFeed:
         self._judge = functools.partial(judge, core)
         self._truncated: set[int] = set()
         self._met = False
+        self._heard = 0.0
+        self._lagging: dict[tuple[int, int], int] = {}
         self._open = asyncio.Event()
         self._open.set()
         self.frontier: dict[int, dict[int, int]] = {host.index: {} for host in core.hosts}
+        self._last: dict[int, _Last] = {}
         self._held = [host.index for host in core.held]
         self.tail: Tail[int] = Tail(dict.fromkeys(self._held, 0))
         self.condition = Condition(core, LOG)
@@ -78,22 +97,30 @@ class LogFeed:
         data = meta.get(STATE, b"")
         offsets: dict[int, int] = {}
         frontier: dict[int, dict[int, int]] = {}
+        last: dict[int, _Last] = {}
         try:
-            for shard, offset, sessions in unpack(data):
+            # Older programs did not keep the last record.
+            for shard, offset, sessions, *read in unpack(data):
                 offsets[int(shard)] = int(offset)
                 frontier[int(shard)] = from_flat(sessions)
+                if read:
+                    last[int(shard)] = _Last(int(read[0]), bytes(read[1]))
         except (CodecError, TypeError, ValueError):
             return
         if offsets.keys() == set(self._held):
             self.tail.seek(offsets)
             self.frontier |= frontier
+            self._last = last
 
     def state(self) -> dict[str, bytes]:
         """What `load` needs in another session: how far the log was read, and how far served."""
         self.tail.settle(self._judge)
         safe = self.tail.safe()
-        read = pack([[shard, safe[shard], flat(self.frontier[shard])] for shard in sorted(safe)])
-        return {**self.delivery.state(), STATE: read}
+        read = [
+            [shard, safe[shard], flat(self.frontier[shard]), *self._last.get(shard, ())]
+            for shard in sorted(safe)
+        ]
+        return {**self.delivery.state(), STATE: pack(read)}
 
     def keep(self, shard: int, upto: Mapping[int, int]) -> dict[int, int]:
         """The part of `upto` that the log has: what the journal may forget."""
@@ -111,6 +138,7 @@ class LogFeed:
         waited for.
         """
         self.tail.seek({shard: offset})
+        self._last.pop(shard, None)
         self.frontier[shard] = dict(frontier)
 
     def hold(self) -> None:
@@ -156,16 +184,21 @@ class LogFeed:
             self._core.waiters.progress()
 
     async def _read(self, positions: Mapping[int, int]) -> Sequence[LogRecord]:
-        moves = self.tail.moves
+        moves, core = self.tail.moves, self._core
+        self._met = self._met and core.now() - self._heard < GAP_S
         try:
             if not self._met:
-                self._meet(await self._log.bounds())
+                await self._meet()
                 self._met = True
             if self.tail.moves != moves:
                 return ()
             whole = len(positions) == len(self._held)
-            wait = self._core.settings.kafka.poll_s if whole else SHORT_WAIT_S
+            wait = core.settings.kafka.poll_s if whole else SHORT_WAIT_S
+            until = core.now() + wait + GAP_S
             records = await self._log.read(positions, limit=RECORDS, wait_s=wait)
+            self._heard = core.now()
+            if self._heard > until:
+                await self._meet()
         except ServiceUnavailable:
             # Who knows what comes back.
             self._met = False
@@ -173,18 +206,40 @@ class LogFeed:
         self._made_anew({one.shard for one in records if one.offset < positions[one.shard]})
         return records
 
-    def _meet(self, bounds: Mapping[int, tuple[int, int]]) -> None:
+    async def _meet(self) -> None:
+        """See whether the log still has what was read. Raises ServiceUnavailable."""
+        bounds = await self._log.bounds()
         self._truncated = {shard for shard, (first, _) in bounds.items() if first > 0}
-        read = self.tail.positions()
-        self._made_anew({shard for shard, (_, end) in bounds.items() if read.get(shard, 0) > end})
+        read, last = self.tail.positions(), dict(self._last)
+        lost = {
+            shard
+            for shard, (_, end) in bounds.items()
+            if max(read.get(shard, 0), last.get(shard, _Last()).offset + 1) > end
+        }
+        left = {shard: one for shard, one in last.items() if shard not in lost}
+        while left:
+            offsets = {shard: one.offset for shard, one in left.items()}
+            records = await self._log.read(offsets, limit=len(left), wait_s=SHORT_WAIT_S)
+            if not records:
+                break
+            for record in records:
+                one = left.pop(record.shard, None)
+                if one is None or not record.data or record.offset > one.offset:
+                    continue  # Retention has removed it: it was there once.
+                if _named(record) != one:
+                    lost.add(record.shard)
+        self._made_anew(lost)
 
     def _made_anew(self, shards: set[int]) -> None:
-        """The log ends before what was read of these shards: it lost its data. Begin anew."""
+        """The log lost what was read of these shards, or a part of it. Begin anew."""
         if not shards:
             return
         for shard in sorted(shards):
             self.frontier[shard] = {}
+            self._last.pop(shard, None)
             self._core.probe.event("log.reset", shard=shard)
+        # Where the log ended when it lacked that means nothing any more.
+        self._lagging = {}
         self.tail.seek(dict.fromkeys(sorted(shards), 0))
         self.delivery.again()
 
@@ -201,6 +256,7 @@ class LogFeed:
     def _take_one(self, record: LogRecord) -> None:
         frame = None
         if record.data:  # else it stands for offsets that hold nothing (any more)
+            self._last[record.shard] = _named(record)
             received = self._ingest.frame(record.data, SOURCE)
             self._note(received, record.shard)
             frame = awaited(self._core, received, record.shard)
@@ -234,39 +290,42 @@ class LogFeed:
         return LogFrame(record.shard, record.session, record.first, events, record.data)
 
     async def fill_holes(self) -> None:
-        """Upload what the log lacks of others for too long. Runs for as long as the replica
-        lives.
+        """Upload what the log lacks for too long: of others, and of ours that it had and lost. Have
+        what was read looked up. Runs for as long as the replica lives.
         """
         rng = self._core.environment.entropy.stream("log.upload")
         interval = self._core.settings.kafka.upload_after_s
-        lagging: dict[tuple[int, int], int] = {}
         ends: Mapping[int, int] = {}
         while True:
             # Not all replicas at once: the first to come spares the others.
             await asyncio.sleep(interval + jittered(interval, rng) / 2)
+            self._met = False
             if not self.condition.ok:
-                lagging = {}
+                self._lagging = {}
                 continue
             # What was lacking is there now, if it was in the log at that time.
-            if lagging and not _reached(self.tail.positions(), ends):
+            if self._lagging and not _reached(self.tail.positions(), ends):
                 continue
-            for (shard, session), upto in sorted(lagging.items()):
+            for (shard, session), upto in sorted(self._lagging.items()):
                 await self._upload(shard, session, upto)
-            lagging = self._lacking()
+            self._lagging = self._lacking()
             try:
-                ends = await self.ends() if lagging else {}
+                ends = await self.ends() if self._lagging else {}
             except ServiceUnavailable:
-                lagging = {}  # The reading loop meets the same, and tells.
+                self._lagging = {}  # The reading loop meets the same, and tells.
 
     def _lacking(self) -> dict[tuple[int, int], int]:
-        """{(shard, session): seq} of what is on disk here and not in the log, but our own."""
-        own = self._core.session
-        return {
-            (host.index, session): seq
-            for host in self._core.held
-            for session, seq in host.journaled.items()
-            if session != own and seq > self.frontier[host.index].get(session, 0)
-        }
+        """{(shard, session): seq} of what is on disk here and not in the log, but for what of ours
+        it was not given yet.
+        """
+        found: dict[tuple[int, int], int] = {}
+        for host in self._core.held:
+            there, served = self.frontier[host.index], self.delivery.served(host.index)
+            for session, seq in host.journaled.items():
+                due = min(seq, served) if session == self._core.session else seq
+                if due > there.get(session, 0):
+                    found[host.index, session] = due
+        return found
 
     async def _upload(self, shard: int, session: int, upto: int) -> None:
         probe = self._core.probe
@@ -289,6 +348,10 @@ class LogFeed:
                 missing = records[0].first - 1 if records else upto
                 self._has(shard, session, after + 1, missing)
                 probe.event("log.hole", after=after, upto=missing, **where)
+
+
+def _named(record: LogRecord) -> _Last:
+    return _Last(record.offset, blake2b(record.data, digest_size=8).digest())
 
 
 def _reached(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:

@@ -30,6 +30,10 @@ class CheckpointsWhole(Settles):
     """A checkpoint that counts holds exactly what its cut claims; the cut is causally closed, has
     all that the one before it had, and all that the log has below the offset that it names. With
     the rest of the log it gives what the replicas have.
+
+    Where the log lost records, offsets from there on mean others: those of a writer who has not
+    said that he knows (`log.reset`), and of the checkpoint that he was at when he did, are of the
+    log that was.
     """
 
     def __init__(self, world: World) -> None:
@@ -39,6 +43,9 @@ class CheckpointsWhole(Settles):
         self._frames: dict[int, dict[tuple[int, int], Frame]] = {}
         self._rebuilt = {shard: Shard(mesh.digest_key) for shard in range(mesh.shards)}
         self._judged: dict[int, int] = {}
+        self._lost: dict[tuple[str, int], int] = {}
+        self._told: set[tuple[str, int]] = set()
+        world.services.on_log_cut.append(self._cut)
 
     def journaled(self, host: Host, frames: Sequence[FrameRecord]) -> None:
         """See `Checker.journaled`."""
@@ -51,9 +58,17 @@ class CheckpointsWhole(Settles):
 
     def event(self, host: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `Checker.event`."""
-        del host
         if kind == "checkpoint.written":
             self._judge_newest(int(str(fields["shard"])))
+        elif kind == "log.reset":
+            self._told.add((host, int(str(fields["shard"]))))
+
+    def _cut(self, shard: int, end: int) -> None:
+        """The log will lose records from this offset on."""
+        if end < self.world.services.log_server.end(shard):
+            for name in self.world.names:
+                self._lost[name, shard] = min(end, self._lost.get((name, shard), end))
+                self._told.discard((name, shard))
 
     def look(self) -> None:
         """See `Checker.look`. Of some nobody told: the answer to their writer got lost."""
@@ -79,8 +94,13 @@ class CheckpointsWhole(Settles):
         if dict(info.frontier) != dict(snapshot.frontier) or info.digest != snapshot.digest:
             yield "is not what the store says of it"
         if LOG in self.world.services.names:
+            writer = info.replica, info.shard
+            known = min(info.log_offset, self._lost.get(writer, info.log_offset))
+            if writer in self._told:
+                self._lost.pop(writer, None)
+                self._told.discard(writer)
             for record in self.world.services.log_server.records(info.shard):
-                if record.offset >= info.log_offset:
+                if record.offset >= known:
                     return
                 header = self._parsed(record.data).header
                 if not snapshot.seen(header.session, header.last):

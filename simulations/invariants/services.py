@@ -34,6 +34,11 @@ class Spans:
         """These are there."""
         self._numbers.update(range(first, last + 1))
 
+    def begin_at_one(self) -> None:
+        """All before the first that is there are, too."""
+        if self._numbers:
+            self._numbers.update(range(1, min(self._numbers)))
+
     def lacking(self, first: int, last: int) -> list[int]:
         """Those between, both included, that are not there."""
         return [one for one in range(first, last + 1) if one not in self._numbers]
@@ -63,12 +68,18 @@ class _OfLog(Settles):
         self._seen: dict[int, list[tuple[int, Header]]] = {}
         self._have: dict[int, dict[int, Spans]] = {}
         self._had: dict[int, dict[int, Spans]] = {}
+        self._retained: set[int] = set()
         world.services.on_log_cut.append(self._cut)
 
     def has(self, shard: int, session: int) -> Spans:
-        """What the log has of a session."""
+        """What the log has of a session. Once retention has removed records of the shard, what
+        comes first of a session looks as if that before it had been removed.
+        """
         self._look(shard)
-        return self._have.setdefault(shard, {}).setdefault(session, Spans())
+        spans = self._have.setdefault(shard, {}).setdefault(session, Spans())
+        if shard in self._retained:
+            spans.begin_at_one()
+        return spans
 
     def had(self, shard: int, session: int) -> Spans:
         """What the log has of a session, or had before it lost records: until a replica looks, it
@@ -92,7 +103,9 @@ class _OfLog(Settles):
     def _cut(self, shard: int, end: int) -> None:
         """The log will remove old records, and lose those from this offset on."""
         self._look(shard)
-        if end < self._read[shard]:
+        if end >= self._read[shard]:
+            self._retained.add(shard)
+        else:
             self._read[shard] = end
             kept = [one for one in self._seen.get(shard, ()) if one[0] < end]
             self._seen[shard], self._have[shard] = kept, {}

@@ -157,6 +157,24 @@ async def test_retention_tells_that_it_removed_something() -> None:
     assert await log.read({0: 3}, limit=9, wait_s=0) == [LogRecord(0, 4, b"")]
 
 
+async def test_the_newest_records_can_be_lost_and_the_log_made_anew() -> None:
+    server = MemoryLogServer(SHARDS, capacity=5)
+    log = server.log()
+    await log.append([frame(at) for at in range(5)])
+    server.truncate(0, 3)
+    assert (await log.bounds())[0] == (0, 3)
+    # Who had read more is told by offsets that are lower than he asked for.
+    assert [each.offset for each in await log.read({0: 5}, limit=9, wait_s=0)] == [0, 1, 2]
+    await log.append([frame(7)])
+    assert await whole(log) == [b"0", b"1", b"2", b"7"]
+    server.retain(0, 4)
+    server.recreate()
+    assert (await log.bounds())[0] == (0, 0)
+    assert await log.read({0: 5}, limit=9, wait_s=0) == []
+    await log.append([frame(at) for at in range(5)])
+    assert await whole(log) == [b"0", b"1", b"2", b"3", b"4"]
+
+
 async def test_a_slow_append_that_is_given_up_is_stored_all_the_same() -> None:
     server = MemoryLogServer(SHARDS)
     log = server.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,9 @@ from persistence.conformance_checkpoints import Check as CheckpointCheck
 from persistence.conformance_checkpoints import Open as OpenStore
 from persistence.conformance_log import LOG_CHECKS, SHARDS, Open
 from persistence.conformance_log import Check as LogCheck
+from simulations.faults.kinds import LOSSES
+from simulations.faults.plan import Fault
+from simulations.faults.services import _spare
 from simulations.loop import SimLoop
 from simulations.ports.hosts import SimClock
 from simulations.ports.network import Conditions, Network
@@ -24,6 +28,7 @@ from simulations.ports.services import LOG, SERVICES, STREAM_ENTRIES, Services
 from simulations.run import drawn_scenario, simulate
 from simulations.scenarios.ready import SCENARIOS
 from simulations.trace import Trace
+from simulations.world import World
 
 SEEDS = range(3)
 ROUGH = Conditions(latency_ms=2, jitter_ms=5, tail=0.05, bandwidth=20_000_000)
@@ -206,3 +211,40 @@ def test_reading_waits_across_hosts() -> None:
         assert loop.time() < 1
 
     loop.run_until_complete(run())
+
+
+def test_retention_leaves_what_is_nowhere_else() -> None:
+    """Two replicas that have it, or a checkpoint, and no fewer."""
+    spared: list[tuple[int, int, int]] = []
+
+    def at_the_end(world: World) -> None:
+        server = world.services.log_server
+        everything = len(server.records(0))
+        both = len(_spare(world, 0))
+        world.hosts["replica-1"].crash(power=False)
+        one = len(_spare(world, 0))
+        spared.append((everything, both, one))
+
+    few = dataclasses.replace(
+        SCENARIOS["calm"], replicas=2, shards=1, fault_s=4.0, services=(LOG,),
+        invariants=(at_the_end,),
+    )  # fmt: skip
+    assert simulate(few, 1).violations == []
+    everything, both, one = spared[0]
+    assert both == everything > 0
+    assert one == 0
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_log_that_loses_records_has_all_that_journals_have_in_the_end(kind: str) -> None:
+    cuts: list[int] = []
+
+    def watch(world: World) -> None:
+        world.services.on_log_cut.append(lambda _, end: cuts.append(end))
+
+    plan = (Fault(5.0, kind, (LOG,), 6.0), Fault(12.0, kind, (LOG,), 13.0))
+    scenario = dataclasses.replace(SCENARIOS["services"], plan=plan, fault_s=15.0)
+    outcome = simulate(scenario, 2, watch=watch)
+    assert outcome.violations == []
+    assert cuts
+    assert bool(outcome.counts["log.reset"]) == (kind != "log-retention")
