@@ -273,7 +273,7 @@ NETWORK = (
     "halves", "isolate", "one-way", "bridge", "ring", "flapping", "clog", "reset", "loss", "lag",
 )  # fmt: skip
 LOSSES = ("log-retention", "log-truncated", "log-new")
-SERVICE = tuple(name for name, kind in KINDS.items() if kind.service and name not in LOSSES)
+SERVICE = tuple(name for name, kind in KINDS.items() if kind.service)
 CRASHES = (
     "kill", "power", "power-before-sync", "power-after-sync", "pause", "stop", "disk-slow",
     "disk-full", "disk-broken", "disk-lost", "disk-old", "flip", "torn", "clone", "upgrade",

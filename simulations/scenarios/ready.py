@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
 from simulations.agents.writers import Load
-from simulations.faults.kinds import CRASHES, KINDS, LOSSES, NETWORK, ROT, SERVICE
+from simulations.faults.kinds import CRASHES, KINDS, NETWORK, ROT, SERVICE
 from simulations.faults.plan import Fault
 from simulations.ports.network import Conditions
 from simulations.ports.services import BUS, LOG, SERVICES
@@ -65,7 +65,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("partition", "The network falls apart, in every shape.", NETWORK),
         Scenario("crash", "Processes are killed, hosts go dark, disks fail.", CRASHES),
         Scenario("swarm", "Everything that can go wrong, in another mix each time.",
-                 tuple(kind for kind in KINDS if kind not in (ROT, *LOSSES)), swarm=True),
+                 tuple(kind for kind in KINDS if kind != ROT), swarm=True),
         Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
                  (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
                  settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
