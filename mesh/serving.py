@@ -98,7 +98,7 @@ class Serving:
             self._core.probe.event("journal.failed", reason=str(error))
 
     async def _frames(self, link: PeerLink, request: Want) -> None:
-        holes, count = False, 0
+        holes, count, size = False, 0, 0
         journaled = self._core.hosts[request.shard].journaled
         # Of what was never here nothing is looked for.
         ranges = [one for one in request.ranges if journaled.get(one.session, 0) > one.after]
@@ -109,31 +109,34 @@ class Serving:
                 _Run(self._core, request.shard, wanted, self._give(link, request.shard, wanted))
                 for wanted in group
             ]
-            count += await self._merge(link, runs)
+            merged = await self._merge(link, runs)
+            count, size = count + merged[0], size + merged[1]
             holes = holes or any(run.hole for run in runs)
         link.send(Served(request.shard, holes))
         self._core.probe.event(
-            "repair.served", peer=link.name, shard=request.shard, frames=count, holes=holes
-        )
+            "repair.served", peer=link.name, shard=request.shard, bytes=size, frames=count,
+            holes=holes,
+        )  # fmt: skip
         if holes:
             self._core.probe.event("repair.pruned", peer=link.name, shard=request.shard)
 
-    async def _merge(self, link: PeerLink, runs: list[_Run]) -> int:
+    async def _merge(self, link: PeerLink, runs: list[_Run]) -> tuple[int, int]:
+        """Send the frames of all runs; how many, and their bytes."""
         heap: list[tuple[int, int, FrameRecord]] = []
         for index, run in enumerate(runs):
             if (found := await run.next()) is not None:
                 heapq.heappush(heap, (found[0], index, found[1]))
-        count = 0
+        count, size = 0, 0
         while heap:
             _, index, record = heapq.heappop(heap)
             await link.room()
             link.push(record.data, asked=True)
             if record.last <= runs[index].given:
                 link.account.again(len(record.data), self._core.now())
-            count += 1
+            count, size = count + 1, size + len(record.data)
             if (found := await runs[index].next()) is not None:
                 heapq.heappush(heap, (found[0], index, found[1]))
-        return count
+        return count, size
 
     def _certify(self, link: PeerLink, sessions: list[int]) -> None:
         fresh = [session for session in sessions if session not in link.certified]

@@ -19,6 +19,7 @@ from simulations.agents.writers import Promises
 from simulations.checkers import Evidence, differences, evidence, lost, missing, resurrected
 from simulations.invariants.base import HARM, Checker, lost_shards
 from simulations.invariants.bounds import holdings
+from simulations.invariants.resync import ResyncBound
 from simulations.judges import Judge
 from simulations.ports.hosts import clone_name
 
@@ -353,7 +354,7 @@ def checkers_for(world: World, promises: Promises) -> list[Checker]:
     """All of them."""
     plain: tuple[type[Checker], ...] = (
         NothingRefused, StrongConvergence, Monotone, UniqueIds, OnDiskFirst, CausalDelivery,
-        Acknowledgements, BoundedMemory, Converged, Quiet, LiesNamed,
+        Acknowledgements, BoundedMemory, Converged, Quiet, LiesNamed, ResyncBound,
     )  # fmt: skip
     made: list[Checker] = [each(world) for each in plain]
     made += [

@@ -26,6 +26,7 @@ from mesh.replica import Replica
 from mesh.services.bus import BusFeed
 from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
+from mesh.services.log import LogFeed
 from mesh.services.registry import Registry
 from mesh.services.shared import Services
 from mesh.shards import ShardHost
@@ -153,6 +154,12 @@ PLANTS: Mapping[str, Plant] = {
         [(BusFeed, "_changed", replicas.knows_no_generation)],
         "services",
     ),
+    "log-loss-unnoticed": Plant(
+        "That the log lost records is not noticed once it is as long as before.",
+        ("LogComplete",),
+        [(LogFeed, "_meet", replicas.looks_at_offsets)],
+        "forgetful",
+    ),
     "checkpoint-cut-not-closed": Plant(
         "A checkpoint claims an operation more than it holds.",
         ("CheckpointsWhole",),
@@ -200,6 +207,11 @@ PLANTS: Mapping[str, Plant] = {
         "Stamps are what the wall clock shows.",
         ("HybridClocks",),
         [(HybridClock, "now", replicas.shows_the_wall)],
+    ),
+    "whole-shards": Plant(
+        "Whatever is lacking, the whole shard is asked for.",
+        ("ResyncBound",),
+        [(exchange, "plan", replicas.wants_whole_shards)],
     ),
     "frontiers-only": Plant(
         "Anti-entropy compares frontiers, and no digests.",

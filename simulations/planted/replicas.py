@@ -15,14 +15,16 @@ from mesh.core import Core
 from mesh.exchange import Exchange
 from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
-from mesh.repair import Comparison
+from mesh.repair import Comparison, Plan
 from mesh.replica import Replica
 from mesh.services.bus import BusFeed
 from mesh.services.checkpoints import CheckpointFeed
 from mesh.services.delivery import Delivery
+from mesh.services.log import LogFeed
 from mesh.services.registry import Registry
 from mesh.services.shared import Services
 from mesh.shards import ShardHost, TakenSnapshot
+from mesh.wire import Frontier
 from persistence.base import FrameRecord
 from persistence.certificates import Trust
 from persistence.checkpointer import Capture
@@ -130,6 +132,14 @@ def looks_at_frontiers(real: Any) -> Any:
     return compare
 
 
+def wants_whole_shards(real: Any) -> Any:
+    def plan(live: Mapping[int, int], floor: int, theirs: Frontier) -> Plan:
+        found: Plan = real(live, floor, theirs)
+        return replace(found, ranges=(), snapshot=True) if found.missing else found
+
+    return plan
+
+
 def counts_before_it_sends(real: Any) -> Any:
     async def deliver(
         self: Delivery, epoch: int, position: int, records: Sequence[FrameRecord]
@@ -170,6 +180,14 @@ def knows_no_generation(real: Any) -> Any:
         return False
 
     return changed
+
+
+def looks_at_offsets(real: Any) -> Any:
+    async def meet(self: LogFeed) -> None:
+        self._last.clear()
+        await real(self)
+
+    return meet
 
 
 def claims_one_more(real: Any) -> Any:

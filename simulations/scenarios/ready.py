@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crdt.errors import CallerError
 from simulations.agents.writers import Load
-from simulations.faults.kinds import CRASHES, KINDS, NETWORK, ROT, SERVICE
+from simulations.faults.kinds import CRASHES, KINDS, LOSSES, NETWORK, ROT, SERVICE
 from simulations.faults.plan import Fault
 from simulations.ports.network import Conditions
 from simulations.ports.services import BUS, LOG, SERVICES
@@ -72,6 +72,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("behind", "The event log falls behind a bus that is well.",
                  ("log-down", "log-slow", "log-unacknowledged", "kill"), shards=1,
                  load=Load(edits=1.0), services=(BUS, LOG), settings=SERVICE_SETTINGS),
+        Scenario("forgetful", "The event log loses records, and removes old ones.",
+                 (*LOSSES, "log-down", "kill", "halves"), shards=1, load=Load(edits=1.0),
+                 services=(LOG,), settings=SERVICE_SETTINGS),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
     )
