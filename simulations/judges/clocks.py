@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crdt.clock import stamp_ms
+from crdt.clock import DRIFT_MS, stamp_ms
 from simulations.judges.base import Judge
 from simulations.judges.history import History, Outcome, Write
 
@@ -15,7 +15,8 @@ SLACK_MS = 1_000
 
 
 class HybridClocks(Judge):
-    """Within a run every stamp is greater than the one before. None is behind its own wall clock,
+    """Within a run every stamp is greater than the one before, also of who goes from one replica to
+    another, unless clocks are too far apart to follow each other. None is behind its own wall clock,
     none ahead of the one that was ever furthest ahead. What is written over something seen has the
     greater stamp.
     """
@@ -29,7 +30,7 @@ class HybridClocks(Judge):
             self.checked += 1
             where = f"{one.client} writing {one.document} at {one.at:.3f} s"
             before = last.get(one.run)
-            if before is not None and one.stamp <= before.stamp:
+            if before is not None and one.stamp <= before.stamp and not _may_differ(before, one):
                 yield f"{where}: stamp {one.stamp} after {before.stamp}"
             last[one.run] = one
             if not one.wall_ms <= stamp_ms(one.stamp) <= one.furthest_ms + SLACK_MS:
@@ -47,6 +48,14 @@ class HybridClocks(Judge):
                             "its writer had seen"
                         )
                 same.append(one)
+
+
+def _may_differ(before: Write, now: Write) -> bool:
+    """Whether who wrote has come to a clock so far behind that it may not follow what he has seen.
+    Half as far, for it may have been set since.
+    """
+    far = now.furthest_ms - now.wall_ms > DRIFT_MS // 2
+    return far and now.replica != before.replica
 
 
 class Availability(Judge):

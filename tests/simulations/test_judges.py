@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crdt.clock import COUNTER_BITS
+from crdt.clock import COUNTER_BITS, DRIFT_MS
 from simulations import specification
 from simulations.agents.clients import judges
 from simulations.judges import (
@@ -440,6 +440,14 @@ def test_stamps_that_stand_still_lag_or_run_ahead_are_found() -> None:
         found = wrong(HybridClocks(), story)
         assert len(found) == 1
         assert what in found[0]
+
+
+def test_who_travels_to_a_clock_far_behind_may_get_a_smaller_stamp() -> None:
+    for ms, good in ((1_100 + DRIFT_MS, True), (1_100, False)):
+        story = Story()
+        stamped(story, ANN, ms, run="traveller", wall_ms=ms, furthest_ms=ms)
+        stamped(story, BOB, 1_050, run="traveller", furthest_ms=ms)
+        assert (wrong(HybridClocks(), story) == []) is good
 
 
 def test_a_write_below_what_its_writer_had_seen_is_found() -> None:
