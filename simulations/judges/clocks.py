@@ -16,9 +16,9 @@ SLACK_MS = 1_000
 
 class HybridClocks(Judge):
     """Within a run every stamp is greater than the one before, also of who goes from one replica to
-    another, unless clocks are too far apart to follow each other. None is behind its own wall clock,
-    none ahead of the one that was ever furthest ahead. What is written over something seen has the
-    greater stamp.
+    another, unless clocks are too far apart to follow each other. None is behind its own wall
+    clock, none ahead of the one that was ever furthest ahead. What is written over something seen
+    has the greater stamp.
     """
 
     def _wrong(self, history: History) -> Iterator[str]:
