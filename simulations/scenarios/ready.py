@@ -73,7 +73,7 @@ SCENARIOS: Mapping[str, Scenario] = {
                  ("log-down", "log-slow", "log-unacknowledged", "kill"), shards=1,
                  load=Load(edits=1.0), services=(BUS, LOG), settings=SERVICE_SETTINGS),
         Scenario("forgetful", "The event log loses records, and removes old ones.",
-                 (*LOSSES, "log-down", "kill", "halves"), shards=1, load=Load(edits=1.0),
+                 (*LOSSES, "log-down", "halves"), replicas=2, shards=1, load=Load(edits=3.0),
                  services=(LOG,), settings=SERVICE_SETTINGS),
         Scenario("rot", "Values in memory turn into others; equal frontiers hide it.",
                  (ROT, "halves", "kill")),
