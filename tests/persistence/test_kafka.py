@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -17,16 +17,19 @@ from aiokafka.admin.config_resource import (  # type: ignore[import-untyped]
     ConfigResourceType,
 )
 
+from mesh import Durability
 from mesh.stack.server import Server
 from persistence.base import LogFrame, LogRecord, ServiceUnavailable
 from persistence.kafka import MAX_RECORD_BYTES, KafkaLog
 from persistence.kafka_topic import Cluster
 from persistence.kafka_wire import Access, Moved, refusal
 from persistence.limits import MAX_FRAME_BYTES
+from tests.mesh.world import World, eventually, running, write
 from tests.persistence.kafka_world import (
     MESH,
     OWNER,
     PASSWORD,
+    SHARDS,
     STRANGER,
     Relay,
     address,
@@ -228,6 +231,53 @@ async def test_a_topic_that_was_deleted_under_our_feet(kafka: Server) -> None:
             while not (records := await log.read({0: 5}, limit=9, wait_s=0.5)):
                 pass
         assert set(first_times(records)) == {b"100"}
+
+
+class Stalling(KafkaLog):
+    """Its readers wait while `open` is not set, as in a process that was stopped."""
+
+    def __init__(self, server: str, topic: str) -> None:
+        super().__init__(
+            servers=(server,), topic=topic, mesh=MESH, shards=SHARDS, replication=-1, linger_ms=1,
+            timeout_s=5.0,
+        )  # fmt: skip
+        self.open = asyncio.Event()
+
+    async def read(
+        self, offsets: Mapping[int, int], *, limit: int, wait_s: float
+    ) -> list[LogRecord]:
+        await self.open.wait()
+        return await super().read(offsets, limit=limit, wait_s=wait_s)
+
+
+async def test_a_topic_made_anew_and_longer_than_before_is_noticed_by_its_records(
+    kafka: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.services.log.GAP_S", 0.05)
+    topic, world = next(topics), World()
+    log = Stalling(address(kafka), topic)
+    log.open.set()
+    async with opened(address(kafka), topic) as other, admin(kafka) as client:
+        a = world.replica("a", log=log)
+        async with running(a):
+            await write(a, *range(5))
+            await a.flush(Durability.LOG, timeout=20)
+            feed = a._check().services.log
+            assert feed is not None
+            await eventually(lambda: sum(feed.tail.safe().values()) == 5, "read")
+            shard = next(shard for shard, end in feed.tail.safe().items() if end)
+            log.open.clear()
+            await client.delete_topics([topic])
+            async with asyncio.timeout(20):
+                while topic in await client.list_topics():
+                    pass
+            await insist(lambda: other.append([frame(at, shard) for at in range(9)]))
+            log.open.set()
+            await eventually(lambda: world.probes["a"].counts["log.reset"] == 1, "noticed")
+            await a.flush(Durability.LOG, timeout=20)
+            assert (await other.bounds())[shard][1] >= 14
+    await log.close()
+    await world.close()
 
 
 # -------------------------------------------------------------------- what is wrong with an address
