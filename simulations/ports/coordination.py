@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crdt.errors import CallerError
-from mesh.environment import CoordinatorUnavailable, PartHealth, Transition, UnknownMachine
 from persistence.base import Clock, Probe, ServiceUnavailable
 from workflows import registry
-from workflows.health import HealthRecord
-from workflows.machine import Machine, MachineState, beginning
+from workflows.base import BaseCoordinator
+from workflows.machine import Machine, MachineState
 from workflows.memory import MemoryMachines
 from workflows.messages import Fire
-from workflows.request import Request, check_answer, prepare
+from workflows.request import Request
 
 if TYPE_CHECKING:
     from simulations.ports.services import Way
@@ -117,12 +116,9 @@ class TemporalServer:
             )
         return state
 
-    def state(self, machine: str, id: str) -> MachineState:
-        """The last decision. Raises UnknownMachine."""
-        state = self._machines.state(machine, id)
-        if state is None:
-            raise UnknownMachine(f"{machine}/{id} was never started")
-        return state
+    def state(self, machine: str, id: str) -> MachineState | None:
+        """Where a machine stands; None: there is none."""
+        return self._machines.state(machine, id)
 
     def _decide(self, request: Request) -> MachineState:
         before = self._machines.state(request.first.machine, request.first.id)
@@ -166,7 +162,7 @@ class TemporalServer:
             raise ServiceUnavailable("Temporal is away", "start it")
 
 
-class SimCoordinator:
+class SimCoordinator(BaseCoordinator):
     """`mesh.environment.Coordinator` of one run of a replica."""
 
     def __init__(
@@ -178,59 +174,23 @@ class SimCoordinator:
         timeout_s: float,
         machines: Mapping[str, Machine] = registry.machines,
     ) -> None:
+        super().__init__(clock, probe, machines)
         self._server = server
         self._way = way
-        self._clock = clock
-        self._probe = probe
         self._timeout_s = timeout_s
-        self._machines = machines
-        self._health = HealthRecord(clock, probe)
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"SimCoordinator({self._server!r}, {self._health.now.state})"
 
-    async def fire(
-        self,
-        machine: str,
-        id: str,
-        event: str,
-        *,
-        actor: str,
-        request: str,
-        data: Mapping[str, Any] | None = None,
-    ) -> Transition:
-        """See `Coordinator.fire`."""
-        prepared = prepare(self._machines, machine, id, event, actor, request, data)
-        registry.check_complete(prepared.definition)
-        began = self._clock.monotonic()
-        state = await self._call(prepared.where, lambda: self._server.decide(prepared))
-        check_answer(prepared, state)
-        self._probe.event(
-            "machine.fired", machine=machine, id=id, event=event, target=state.state,
-            epoch=state.epoch, seconds=self._clock.monotonic() - began,
-        )  # fmt: skip
-        return state.transition()
+    async def _decide(self, request: Request) -> MachineState:
+        return await self._call(request.where, lambda: self._server.decide(request))
 
-    async def state(self, machine: str, id: str) -> Transition:
-        """See `Coordinator.state`."""
-        beginning(registry.find(machine, self._machines), id)
-        state = await self._call(f"{machine}/{id}", lambda: self._server.state(machine, id))
-        return state.transition()
-
-    def health(self) -> PartHealth:
-        """See `Coordinator.health`."""
-        return self._health.now
-
-    async def close(self) -> None:
-        """See `Coordinator.close`."""
-        self._closed = True
-        self._health.off()
+    async def _look_up(self, machine: str, id: str) -> MachineState | None:
+        return await self._call(f"{machine}/{id}", lambda: self._server.state(machine, id))
 
     async def _call(self, where: str, ask: Callable[[], T]) -> T:
         """One call, repeated where the connection broke, within the time that a client has."""
-        if self._closed:
-            raise CoordinatorUnavailable("the coordinator is closed")
+        self._check_open()
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._way.call(lambda: self._server.answer(ask))
@@ -239,9 +199,7 @@ class SimCoordinator:
                     answer = await self._way.call(lambda: self._server.answer(ask))
         except (TimeoutError, ServiceUnavailable) as error:
             reason = str(error) or f"no answer within {self._timeout_s:g} s; is a worker running?"
-            self._health.down(reason)
-            self._probe.event("coordinator.unavailable", machine=where, reason=reason)
-            raise CoordinatorUnavailable(f"{where}: {reason}") from error
+            raise self._unavailable(where, reason) from error
         self._health.ok()
         if isinstance(answer, CallerError):
             raise answer
