@@ -1,8 +1,8 @@
 """The Coordinator port over Temporal: one round trip per event, at most one start per machine.
 
-An event that the definition allows as a machine's first is sent as update-with-start; any other
-goes straight to the machine, which must exist then. So a machine never comes into being by an event
-that is refused. A finished machine is never started again while Temporal remembers it: keep the
+An event of a machine that is not known to run is sent as update-with-start. Where it is refused as
+the first event of a machine, the machine's workflow remembers that, and waits for another one to
+begin with. A finished machine is never started again while Temporal remembers it: keep the
 namespace's retention longer than ids of machines may be used again.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -35,7 +35,7 @@ from mesh.environment import CoordinatorUnavailable, InvalidTransition, UnknownM
 from mesh.settings import Settings, TemporalSettings
 from persistence.base import Clock, Probe
 from workflows import registry
-from workflows.base import BaseCoordinator, never_started
+from workflows.base import BaseCoordinator
 from workflows.machine import DefinitionMismatch, Machine, MachineState, step
 from workflows.messages import Start
 from workflows.request import Request
@@ -164,10 +164,9 @@ class TemporalCoordinator(BaseCoordinator):
         return await self._call(ask, f"{machine}/{id}", nullcontext())
 
     async def _fire(self, request: Request) -> MachineState:
-        """One event, sent the way that starts the machine only if the event can be its first."""
-        known = request.where in self._known
+        """One event, sent with an offer to start its machine unless that is known to run."""
         try:
-            if request.not_first is None and not known:
+            if request.where not in self._known:
                 return await self._fire_with_start(request)
             fire = request.fire
             update = self._handle(request.first.machine, request.first.id).execute_update(
@@ -176,13 +175,9 @@ class TemporalCoordinator(BaseCoordinator):
             return await _open(update)
         except _Closed:
             self._known.pop(request.where, None)
-        try:
+        with suppress(_Closed):
             return await self._answer_of_closed(request)
-        except _Closed:
-            if request.not_first is not None or not known:
-                raise request.not_first or never_started(request.where) from None
-        # Temporal has forgotten it since we knew of it: it begins anew.
-        return await self._fire_with_start(request)
+        return await self._fire_with_start(request)  # Temporal has forgotten it: it begins anew
 
     async def _answer_of_closed(self, request: Request) -> MachineState:
         """What a machine that takes no more events had decided for this request, or its refusal."""

@@ -29,22 +29,18 @@ class MemoryMachines:
         return f"<MemoryMachines: {len(self._deciders)}>"
 
     def fire(self, request: Request) -> tuple[MachineState, Decider]:
-        """Decide one event; the machine starts if this can be its first. Raises CallerError,
-        DefinitionError where this process lacks what the machine does.
+        """Decide one event; the machine is made if there is none. Raises CallerError, also where
+        this process lacks what the machine does.
         """
         registry.check_complete(request.definition)
         key = request.definition.name, request.first.id
         decider = self._deciders.get(key)
         if decider is None:
-            if request.not_first is not None:
-                raise request.not_first
-            decider = Decider(Start(request.definition, request.first))
-        state = decider.fire(request.fire)
-        self._deciders[key] = decider
-        return state, decider
+            decider = self._deciders[key] = Decider(Start(request.definition, request.first))
+        return decider.fire(request.fire), decider
 
     def state(self, machine: str, id: str) -> MachineState | None:
-        """Where a machine stands; None if it was never started."""
+        """Where a machine stands; None if nothing was ever asked of it."""
         decider = self._deciders.get((machine, id))
         return decider.state if decider is not None else None
 

@@ -8,8 +8,8 @@ the way there and back, a client that repeats a call whose answer got lost, a se
 and comes back with all that it had decided, and a worker that performs actions after the answer,
 in order, at least once.
 
-A request never overtakes a later one of the same caller: what was refused stays refused, unless the
-caller asks again. Copies of what was decided do come late.
+Copies of requests come late, and overtake later ones of the same caller: of what was decided, of
+what was refused, and of what never came to the server before its caller gave up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,20 +108,15 @@ class TemporalServer:
             self._check_up()
         return result
 
-    def decide(self, request: Request) -> MachineState:
-        """Decide one event. Raises CallerError."""
-        state = self._decide(request)
+    def copy(self, request: Request) -> None:
+        """A request is on its way: a copy of it may come late, whatever becomes of it."""
         if self.loses():
             asyncio.get_running_loop().call_later(
                 self._rng.expovariate(1 / LATE_S), self._again, request, context=self.context
             )
-        return state
 
-    def state(self, machine: str, id: str) -> MachineState | None:
-        """Where a machine stands; None: there is none."""
-        return self._machines.state(machine, id)
-
-    def _decide(self, request: Request) -> MachineState:
+    def decide(self, request: Request) -> MachineState:
+        """Decide one event. Raises CallerError."""
         before = self._machines.state(request.first.machine, request.first.id)
         state, decider = self._machines.fire(request)
         if decider.state is not before:  # else it was answered from memory
@@ -133,13 +129,15 @@ class TemporalServer:
             )  # fmt: skip
         return state
 
+    def state(self, machine: str, id: str) -> MachineState | None:
+        """Where a machine stands; None: there is none."""
+        return self._machines.state(machine, id)
+
     def _again(self, request: Request) -> None:
-        """A copy of a request that was decided long ago."""
+        """A late copy of a request; nobody waits for the answer."""
         if self._up.is_set():
-            try:
-                self._decide(request)
-            except CallerError:
-                return  # whoever asked has long had another answer
+            with suppress(CallerError):
+                self.decide(request)
 
     async def _perform(self, where: str, due: Any) -> None:
         while due:
@@ -183,6 +181,7 @@ class SimCoordinator(BaseCoordinator):
         return f"SimCoordinator({self._server!r}, {self._health.now.state})"
 
     async def _decide(self, request: Request) -> MachineState:
+        self._server.copy(request)
         return await self._call(request.where, lambda: self._server.decide(request))
 
     async def _look_up(self, machine: str, id: str) -> MachineState | None:
