@@ -203,8 +203,9 @@ class Coordinator(Protocol):
     """Decides what does not commute. Every call may raise CoordinatorUnavailable.
 
     Guarantees: transitions of one machine are totally ordered; each has its own epoch; the same
-    `request` id is decided once and answered alike. A refusal is not remembered: the same request
-    fired again is judged anew. Raises UnknownMachine, InvalidTransition.
+    `request` id is decided or refused once and answered alike, whenever copies of it come, unless
+    many others came between. To try again what was refused, fire it under a new id. Raises
+    UnknownMachine, InvalidTransition.
     """
 
     async def fire(

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from crdt.errors import CallerError
 from mesh.editing import ReplicaClosed
@@ -33,7 +33,7 @@ from simulations.ports.services import SERVICES
 from simulations.scenarios.ready import SCENARIOS, Scenario
 from simulations.world import Host, World
 
-__all__ = ("Beside", "equipped", "faults_of", "imported", "scenario")
+__all__ = ("DEFAULTS", "Beside", "Options", "equipped", "faults_of", "imported", "scenario")
 
 GROUPS = {"network": NETWORK, "crashes": CRASHES}
 """Kinds of faults that go together, by a name for all of them."""
@@ -51,39 +51,59 @@ class Beside:
             await self.agent(replica)
 
 
-def scenario(
-    *agents: Callable[[Replica], Awaitable[None]],
-    name: str = "",
-    replicas: int = 3,
-    faults: str = "all",
-    seconds: float = 30.0,
-    invariants: Sequence[Callable[[World], None]] = (),
-    services: Sequence[str] = (),
-    network: Conditions | None = None,
-    settings: Mapping[str, Any] | None = None,
-    load: Load | None = None,
-) -> Scenario:
-    """A scenario with these agents: async functions of a replica.
-
-    Each runs beside every replica, again after each restart, for so many virtual `seconds`, while
-    `faults` happen: "all", "none", or with commas "network", "crashes" and names of
-    `mesh simulate --list`. Then agents are cancelled, the faults end, and once all replicas agree
-    each of `invariants` is called with the world: what it raises is what is wrong. That they agree,
-    and all else that a mesh promises, is judged in any case.
-
-    `services`: which of "bus", "log" and "checkpoints" each replica has. `network`: how the network
-    is where nothing is wrong with it. `settings`: of all replicas, as for `load_settings`. `load`:
-    writers of ours that work beside your agents. Raises CallerError for what there is not.
+class Options(TypedDict, total=False):
+    """What a world of yours is like, for `scenario` and `simulations.testing.partition_test`. What
+    is not given is as in `DEFAULTS`.
     """
+
+    replicas: int
+    faults: str
+    """What goes wrong: "all", "none", or with commas "network", "crashes" and names of
+    `mesh simulate --list`.
+    """
+    seconds: float
+    """For how long, in virtual seconds. Then agents are cancelled and the faults end."""
+    invariants: Sequence[Callable[[World], None]]
+    """Each is called with the world once all replicas agree: what it raises is what is wrong. That
+    they agree, and all else that a mesh promises, is judged in any case.
+    """
+    services: Sequence[str]
+    """Which of "bus", "log", "checkpoints" and "temporal" each replica has."""
+    network: Conditions
+    """How the network is where nothing is wrong with it."""
+    settings: Mapping[str, Any]
+    """Of all replicas, as for `load_settings`."""
+    load: Load | None
+    """Writers of ours that work beside your agents."""
+
+
+DEFAULTS = Options(
+    replicas=3, faults="all", seconds=30.0, invariants=(), services=(), network=Conditions(),
+    settings={}, load=None,
+)  # fmt: skip
+
+
+def scenario(
+    *agents: Callable[[Replica], Awaitable[None]], name: str = "", **options: Unpack[Options]
+) -> Scenario:
+    """A scenario with these agents: async functions of a replica. Each runs beside every replica,
+    again after each restart. Raises CallerError for what there is not.
+    """
+    for option in options:
+        if option not in DEFAULTS:
+            raise CallerError(f"{option!r} is no option; there are {', '.join(DEFAULTS)}")
+    chosen: Options = {**DEFAULTS, **options}
+    services, settings = tuple(chosen["services"]), dict(chosen["settings"])
     for service in services:
         if service not in SERVICES:
             raise CallerError(f"{service!r} is no service; there are {', '.join(SERVICES)}")
-    Settings().override(**dict(settings or {}))
+    Settings().override(**settings)
     return Scenario(
         name or (agents[0].__name__ if agents else "scenario"), "",
-        faults_of(faults, tuple(services)), replicas=replicas, fault_s=seconds,
-        load=load, weather=network or Conditions(), settings=dict(settings or {}),
-        services=tuple(services), agents=tuple(map(Beside, agents)), invariants=tuple(invariants),
+        faults_of(chosen["faults"], services), replicas=chosen["replicas"],
+        fault_s=chosen["seconds"], load=chosen["load"], weather=chosen["network"],
+        settings=settings, services=services, agents=tuple(map(Beside, agents)),
+        invariants=tuple(chosen["invariants"]),
     )  # fmt: skip
 
 

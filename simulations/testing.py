@@ -12,17 +12,14 @@ faults that happened and the command that runs this seed alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
 from mesh.replica import Replica
-from simulations.agents.writers import Load
 from simulations.batch import TWICE_EVERY, Task, perform_one
-from simulations.ports.network import Conditions
 from simulations.run import Outcome
-from simulations.scenario import Beside, scenario
+from simulations.scenario import Beside, Options, scenario
 from simulations.scenarios.ready import Scenario
-from simulations.world import World
 
 if TYPE_CHECKING:
     import pytest
@@ -46,25 +43,10 @@ class PartitionTest(Protocol):
 
 
 def partition_test(
-    *,
-    replicas: int = 3,
-    seeds: int = 50,
-    faults: str = "all",
-    seconds: float = 30.0,
-    invariants: Sequence[Callable[[World], None]] = (),
-    services: Sequence[str] = (),
-    network: Conditions | None = None,
-    settings: Mapping[str, Any] | None = None,
-    load: Load | None = None,
+    *, seeds: int = 50, **options: Unpack[Options]
 ) -> Callable[[Callable[[Replica], Awaitable[None]]], PartitionTest]:
-    """Make a test of an agent, in `seeds` worlds. What else is given is what
-    `simulations.scenario.scenario` takes. Raises CallerError for a fault that there is not.
-    """
-
-    world = scenario(
-        replicas=replicas, faults=faults, seconds=seconds, invariants=invariants,
-        services=services, network=network, settings=settings, load=load,
-    )  # fmt: skip
+    """Make a test of an agent, in `seeds` worlds. Raises CallerError for what there is not."""
+    world = scenario(**options)
 
     def decorate(agent: Callable[[Replica], Awaitable[None]]) -> PartitionTest:
         made = dataclasses.replace(world, name=agent.__name__, agents=(Beside(agent),))

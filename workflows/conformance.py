@@ -64,6 +64,7 @@ async def check_coordinator(make: Make, run: str) -> None:
             _check_unknown,
             _check_refused_first,
             _check_repeated,
+            _check_refused_stays_refused,
             _check_crowd,
             _check_same_request_at_once,
             _check_claims,
@@ -150,6 +151,21 @@ async def _check_repeated(job: _Job) -> None:
     assert await job.fire("claim", "ada", request="one") == first, "an old repeat is forgotten"
     assert await job.state() == last, "a repeat changed the state"
     await _refused(InvalidTransition, job.fire("note", "ada", request="one"), "'one'", "'claim'")
+
+
+async def _check_refused_stays_refused(job: _Job) -> None:
+    """A copy of a request may come late: who was told that it is refused has not got it then."""
+    early = job.fire("submit", "bob", request="early")
+    await _refused(InvalidTransition, early, "no transition 'submit' from 'queued'")
+    await job.fire("claim", "ada")
+    await _refused(InvalidTransition, job.fire("claim", "bob", request="late"), "'ada'")
+    await job.fire("drop", "ada")
+    await _refused(InvalidTransition, job.fire("claim", "bob", request="late"), "'ada'")
+    taken = await job.fire("claim", "bob")
+    assert (taken.owner, taken.epoch) == ("bob", 3), "a refused request was decided later"
+    early = job.fire("submit", "bob", request="early")
+    await _refused(InvalidTransition, early, "no transition 'submit' from 'queued'")
+    assert await job.state() == taken, "what was refused before the machine began was decided later"
 
 
 async def _check_crowd(job: _Job) -> None:

@@ -1,8 +1,8 @@
 """The Coordinator port over Temporal: one round trip per event, at most one start per machine.
 
-An event that the definition allows as a machine's first is sent as update-with-start; any other
-goes straight to the machine, which must exist then. So a machine never comes into being by an event
-that is refused. A finished machine is never started again while Temporal remembers it: keep the
+An event of a machine that is not known to run is sent as update-with-start. Where it is refused as
+the first event of a machine, the machine's workflow remembers that, and waits for another one to
+begin with. A finished machine is never started again while Temporal remembers it: keep the
 namespace's retention longer than ids of machines may be used again.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from temporalio.api.enums.v1 import TaskQueueType
@@ -31,20 +31,14 @@ from temporalio.exceptions import ApplicationError, TemporalError, WorkflowAlrea
 from temporalio.service import GrpcCompression, RetryConfig, RPCError, RPCStatusCode
 
 from crdt.errors import CallerError, InvalidId, InvalidValue
-from mesh.environment import (
-    CoordinatorUnavailable,
-    InvalidTransition,
-    PartHealth,
-    Transition,
-    UnknownMachine,
-)
+from mesh.environment import CoordinatorUnavailable, InvalidTransition, UnknownMachine
 from mesh.settings import Settings, TemporalSettings
 from persistence.base import Clock, Probe
 from workflows import registry
-from workflows.health import HealthRecord
-from workflows.machine import DefinitionMismatch, Machine, MachineState, beginning, step
+from workflows.base import BaseCoordinator
+from workflows.machine import DefinitionMismatch, Machine, MachineState, step
 from workflows.messages import Start
-from workflows.request import Request, check_answer, prepare
+from workflows.request import Request
 from workflows.runtime import sdk_runtime
 from workflows.workflow import MachineWorkflow
 
@@ -77,8 +71,6 @@ CURES = {
     RPCStatusCode.PERMISSION_DENIED: "it does not permit this",
 }
 
-CLOSED = "the coordinator is closed"
-
 Result = TypeVar("Result")
 Handle = WorkflowHandle[MachineWorkflow, MachineState]
 
@@ -101,7 +93,7 @@ def workflow_id(queue: str, machine: str, id: str) -> str:
     return f"machine:{queue}:{machine}:{id}"
 
 
-class TemporalCoordinator:
+class TemporalCoordinator(BaseCoordinator):
     """`mesh.environment.Coordinator`, decided by Temporal workflows.
 
     A call takes at most `timeout_s` and a few attempts; then it raises CoordinatorUnavailable.
@@ -117,18 +109,14 @@ class TemporalCoordinator:
         machines: Mapping[str, Machine] = registry.machines,
         history_limit: int = 0,
     ) -> None:
+        super().__init__(clock, probe, machines)
         self._settings = settings
-        self._machines = machines
         self._history_limit = history_limit
-        self._health = HealthRecord(clock, probe)
-        self._clock = clock
-        self._probe = probe
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._known: dict[str, None] = {}
         self._client: Client | None = None
         self._seeker: asyncio.Task[None] | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
         return (
@@ -138,63 +126,14 @@ class TemporalCoordinator:
 
     def begin(self) -> None:
         """Look for the server in the background, until decisions can be had."""
-        if self._closed or (self._seeker is not None and not self._seeker.done()):
+        if self._health.now.state == "off" or not self._settings.address:
             return
-        if self._settings.address:
+        if self._seeker is None or self._seeker.done():
             self._seeker = asyncio.create_task(self._seek(), name="coordinator-seek")
-
-    async def fire(
-        self,
-        machine: str,
-        id: str,
-        event: str,
-        *,
-        actor: str,
-        request: str,
-        data: Mapping[str, Any] | None = None,
-    ) -> Transition:
-        """Fire an event at machine `id`. See the port; UnknownMachine may be DefinitionMismatch."""
-        prepared = prepare(self._machines, machine, id, event, actor, request, data)
-        began = self._clock.monotonic()
-        where = prepared.where
-        turn = self._turns.setdefault(where, asyncio.Semaphore(MAX_PER_MACHINE))
-        state = await self._call(lambda: self._decided(prepared), where, turn)
-        check_answer(prepared, state)
-        self._probe.event(
-            "machine.fired",
-            machine=machine,
-            id=id,
-            event=event,
-            target=state.state,
-            epoch=state.epoch,
-            seconds=self._clock.monotonic() - began,
-        )
-        return state.transition()
-
-    async def state(self, machine: str, id: str) -> Transition:
-        """The last decision of a machine. See the port."""
-        beginning(registry.find(machine, self._machines), id)
-        where = f"{machine}/{id}"
-
-        async def ask() -> MachineState:
-            try:
-                return await _open(self._handle(machine, id).query(MachineWorkflow.state))
-            except _Closed:
-                raise _never_started(where) from None
-
-        found = await self._call(ask, where, nullcontext())
-        if found.epoch == 0:
-            raise _never_started(where)
-        return found.transition()
-
-    def health(self) -> PartHealth:
-        """Whether the server answered when last asked, and whether a worker was there."""
-        return self._health.now
 
     async def close(self) -> None:
         """End the search for the server and refuse further calls. Idempotent."""
-        self._closed = True
-        self._health.off()
+        await super().close()
         self._client = None
         if self._seeker is not None:
             self._seeker.cancel()
@@ -202,8 +141,8 @@ class TemporalCoordinator:
             self._seeker = None
 
     def _connected(self) -> Client:
-        if self._client is None:  # closed while this call was under way
-            raise CoordinatorUnavailable(CLOSED)
+        self._check_open()  # it may have been closed while this call was under way
+        assert self._client is not None, "_call made it"
         return self._client
 
     def _handle(self, machine: str, id: str) -> Handle:
@@ -211,11 +150,23 @@ class TemporalCoordinator:
             MachineWorkflow.run, workflow_id(self._settings.task_queue, machine, id)
         )
 
-    async def _decided(self, request: Request) -> MachineState:
-        """One event, sent the way that starts the machine only if the event can be its first."""
-        known = request.where in self._known
+    async def _decide(self, request: Request) -> MachineState:
+        turn = self._turns.setdefault(request.where, asyncio.Semaphore(MAX_PER_MACHINE))
+        return await self._call(lambda: self._fire(request), request.where, turn)
+
+    async def _look_up(self, machine: str, id: str) -> MachineState | None:
+        async def ask() -> MachineState | None:
+            try:
+                return await _open(self._handle(machine, id).query(MachineWorkflow.state))
+            except _Closed:
+                return None
+
+        return await self._call(ask, f"{machine}/{id}", nullcontext())
+
+    async def _fire(self, request: Request) -> MachineState:
+        """One event, sent with an offer to start its machine unless that is known to run."""
         try:
-            if request.not_first is None and not known:
+            if request.where not in self._known:
                 return await self._fire_with_start(request)
             fire = request.fire
             update = self._handle(request.first.machine, request.first.id).execute_update(
@@ -224,13 +175,9 @@ class TemporalCoordinator:
             return await _open(update)
         except _Closed:
             self._known.pop(request.where, None)
-        try:
+        with suppress(_Closed):
             return await self._answer_of_closed(request)
-        except _Closed:
-            if request.not_first is not None or not known:
-                raise request.not_first or _never_started(request.where) from None
-        # Temporal has forgotten it since we knew of it: it begins anew.
-        return await self._fire_with_start(request)
+        return await self._fire_with_start(request)  # Temporal has forgotten it: it begins anew
 
     async def _answer_of_closed(self, request: Request) -> MachineState:
         """What a machine that takes no more events had decided for this request, or its refusal."""
@@ -278,8 +225,9 @@ class TemporalCoordinator:
         turn: AbstractAsyncContextManager[object],
     ) -> Result:
         """Run one exchange within the timeout; a failure that is no refusal means unavailable."""
-        if self._closed or not self._settings.address:
-            raise CoordinatorUnavailable(CLOSED if self._closed else "no coordinator is configured")
+        self._check_open()
+        if not self._settings.address:
+            raise CoordinatorUnavailable("no coordinator is configured")
         try:
             async with asyncio.timeout(self._settings.timeout_s), turn, self._slots:
                 if self._client is None:
@@ -299,8 +247,7 @@ class TemporalCoordinator:
         return result
 
     def _unavailable(self, where: str, reason: str) -> CoordinatorUnavailable:
-        self._health.down(reason)
-        self._probe.event("coordinator.unavailable", machine=where, reason=reason)
+        super()._unavailable(where, reason)
         self.begin()
         return CoordinatorUnavailable(f"{where}: Temporal at {self._settings.address}: {reason}")
 
@@ -392,12 +339,6 @@ async def _open(call: Awaitable[Result]) -> Result:
         if error.status == RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
             raise _Closed from error
         raise
-
-
-def _never_started(where: str) -> UnknownMachine:
-    return UnknownMachine(
-        f"{where} was never started, or finished longer ago than Temporal remembers"
-    )
 
 
 def _reason(error: BaseException) -> str:

@@ -7,16 +7,14 @@ healed, the way a replica loses its way to Temporal while others keep theirs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from mesh.environment import CoordinatorUnavailable, PartHealth, Transition, UnknownMachine
 from persistence.base import Clock, Probe
 from workflows import registry
+from workflows.base import BaseCoordinator
 from workflows.decider import Decider
-from workflows.health import HealthRecord
-from workflows.machine import Machine, MachineState, beginning
+from workflows.machine import Machine, MachineState
 from workflows.messages import Start
-from workflows.request import Request, check_answer, prepare
+from workflows.request import Request
 
 __all__ = ("MemoryCoordinator", "MemoryMachines")
 
@@ -31,24 +29,23 @@ class MemoryMachines:
         return f"<MemoryMachines: {len(self._deciders)}>"
 
     def fire(self, request: Request) -> tuple[MachineState, Decider]:
-        """Decide one event; the machine starts if this can be its first."""
+        """Decide one event; the machine is made if there is none. Raises CallerError, also where
+        this process lacks what the machine does.
+        """
+        registry.check_complete(request.definition)
         key = request.definition.name, request.first.id
         decider = self._deciders.get(key)
         if decider is None:
-            if request.not_first is not None:
-                raise request.not_first
-            decider = Decider(Start(request.definition, request.first))
-        state = decider.fire(request.fire)
-        self._deciders[key] = decider
-        return state, decider
+            decider = self._deciders[key] = Decider(Start(request.definition, request.first))
+        return decider.fire(request.fire), decider
 
     def state(self, machine: str, id: str) -> MachineState | None:
-        """Where a machine stands; None if it was never started."""
+        """Where a machine stands; None if nothing was ever asked of it."""
         decider = self._deciders.get((machine, id))
         return decider.state if decider is not None else None
 
 
-class MemoryCoordinator:
+class MemoryCoordinator(BaseCoordinator):
     """`mesh.environment.Coordinator` without a server. Actions run before the answer is given."""
 
     def __init__(
@@ -58,10 +55,8 @@ class MemoryCoordinator:
         probe: Probe,
         machines: Mapping[str, Machine] = registry.machines,
     ) -> None:
+        super().__init__(clock, probe, machines)
         self._store = store
-        self._machines = machines
-        self._probe = probe
-        self._health = HealthRecord(clock, probe)
         self._health.ok()
         self._cut = ""
 
@@ -76,47 +71,20 @@ class MemoryCoordinator:
         """Calls work again; health follows with the first one."""
         self._cut = ""
 
-    async def fire(
-        self,
-        machine: str,
-        id: str,
-        event: str,
-        *,
-        actor: str,
-        request: str,
-        data: Mapping[str, Any] | None = None,
-    ) -> Transition:
-        """Fire an event at machine `id`. See the port."""
-        prepared = prepare(self._machines, machine, id, event, actor, request, data)
-        registry.check_complete(prepared.definition)
-        self._reach(machine, id)
-        state, decider = self._store.fire(prepared)
-        check_answer(prepared, state)
+    async def _decide(self, request: Request) -> MachineState:
+        self._reach(request.where)
+        state, decider = self._store.fire(request)
         while decider.due:
             due = decider.due.popleft()
             await registry.actions[due.action](due.state.transition())
-        return state.transition()
+        return state
 
-    async def state(self, machine: str, id: str) -> Transition:
-        """The last decision of a machine. See the port."""
-        beginning(registry.find(machine, self._machines), id)
-        self._reach(machine, id)
-        state = self._store.state(machine, id)
-        if state is None:
-            raise UnknownMachine(f"{machine}/{id} was never started")
-        return state.transition()
+    async def _look_up(self, machine: str, id: str) -> MachineState | None:
+        self._reach(f"{machine}/{id}")
+        return self._store.state(machine, id)
 
-    def health(self) -> PartHealth:
-        """Whether the last call went through."""
-        return self._health.now
-
-    async def close(self) -> None:
-        """Later calls raise CoordinatorUnavailable. Idempotent."""
-        self._health.off()
-        self._cut = "closed"
-
-    def _reach(self, machine: str, id: str) -> None:
+    def _reach(self, where: str) -> None:
+        self._check_open()
         if self._cut:
-            self._health.down(self._cut)
-            raise CoordinatorUnavailable(f"{machine}/{id}: the coordinator is {self._cut}")
+            raise self._unavailable(where, self._cut)
         self._health.ok()

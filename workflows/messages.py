@@ -11,7 +11,12 @@ from typing import Any
 from workflows.machine import Machine, MachineState
 
 MAX_ANSWERS = 64
-"""Answered requests a machine remembers; a repeat of an older request counts as a new one."""
+"""Answered requests a machine remembers, and as many refused ones; a repeat of an older request
+counts as a new one.
+"""
+
+MAX_REASON = 1_000
+"""Characters that are kept of why a request was refused."""
 
 MAX_DUE = 256
 """Actions that may wait for execution; more decisions are refused until some are done."""
@@ -37,6 +42,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that was refused, by which kind of error, and why."""
+
+    request: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """An action that a decision still owes."""
 
@@ -56,3 +70,4 @@ class Start:
     due: tuple[Due, ...] = ()
     history_limit: int = 0
     """Continue as new beyond this many history events; 0 leaves it to the server's suggestion."""
+    refusals: tuple[Refusal, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from mesh.environment import InvalidTransition
 from workflows import registry
-from workflows.machine import Machine, MachineState, beginning, check_data, check_name, step
+from workflows.machine import Machine, MachineState, beginning, check_data, check_name
 from workflows.messages import Fire
 
 __all__ = ("Request", "check_answer", "prepare")
@@ -18,12 +18,11 @@ MAX_REQUEST = 200
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One event on its way: what is fired, and why it could not be a machine's first event."""
+    """One event on its way, and how its machine begins if there is none yet."""
 
     definition: Machine
     first: MachineState
     fire: Fire
-    not_first: InvalidTransition | None
 
     @property
     def where(self) -> str:
@@ -45,15 +44,12 @@ def prepare(
     first = beginning(definition, id)
     where = f"{machine}/{id}"
     check_name(where, "request id", request, MAX_REQUEST)
+    check_name(where, "actor", actor)
     carried = dict(data or {})
     check_data(where, carried)
-    fire = Fire(event, actor, request, definition.fingerprint(), carried)
-    not_first: InvalidTransition | None = None
-    try:
-        step(definition, first, event, actor, carried, registry.guards)
-    except InvalidTransition as refusal:
-        not_first = refusal
-    return Request(definition, first, fire, not_first)
+    return Request(
+        definition, first, Fire(event, actor, request, definition.fingerprint(), carried)
+    )
 
 
 def check_answer(request: Request, state: MachineState) -> None:

@@ -1,9 +1,10 @@
 """One Temporal workflow per machine: its history is the total order of that machine's decisions.
 
-The update `fire` decides. Its validator refuses what the table does not allow before anything is
-written to history; validator and handler run without an await between them, so what was validated
-is what is decided. A request id is decided once: repeats are answered from a bounded memory that
-survives continue-as-new.
+The update `fire` decides. Its validator refuses what is refused wherever the machine stands, before
+anything is written to history; validator and handler run without an await between them, so what was
+validated is what is decided. A request id is decided or refused once: repeats are answered from a
+bounded memory that survives continue-as-new. So refusals stand in history, too: without that, a
+copy of the request that comes late could be granted to somebody who was told that it is refused.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from crdt.errors import CallerError
-    from mesh.environment import InvalidTransition
-    from workflows.decider import Decider
+    from workflows.decider import REMEMBERED, Decider
     from workflows.machine import MachineState
     from workflows.messages import Due, Fire, Start
 
@@ -59,15 +59,15 @@ class MachineWorkflow:
 
     @workflow.update
     def fire(self, fire: Fire) -> MachineState:
-        """Decide one event, or repeat the answer to a request that was decided already."""
+        """Decide one event, or repeat what its request was told before."""
         try:
             return self._decider.fire(fire)
-        except InvalidTransition as refusal:
+        except REMEMBERED as refusal:
             raise _refused(refusal) from refusal
 
     @fire.validator
     def check(self, fire: Fire) -> None:
-        """Refuse what `fire` would refuse, leaving no trace in history."""
+        """Refuse what would be refused in any state, leaving no trace in history."""
         try:
             self._decider.check(fire)
         except CallerError as refusal:

@@ -45,8 +45,8 @@ class _Judge(Checker):
 
 
 class OneWinner(_Judge):
-    """One version of a machine is one decision, for one request, and one request is decided once;
-    all who are told of it are told the same.
+    """One version of a machine is one decision, for one request, and one request is decided once,
+    or never where its asker was told that it is refused; all who are told of it are told the same.
     """
 
     def end(self, found: Sequence[Evidence]) -> None:
@@ -61,6 +61,8 @@ class OneWinner(_Judge):
                 told.setdefault(commit.state.epoch, commit.state.transition())
             for one in operations:
                 if one.answer is None:
+                    if one.ended < NEVER and one.request in decided:
+                        self.wrong(f"{key}: {one}, but decided as epoch {decided[one.request]}")
                     continue
                 if one.event:
                     self._judge(key, winners, decided, one.request, one.answer.epoch)

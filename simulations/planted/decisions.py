@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from crdt.types.bounded import BoundedEditor
@@ -11,7 +11,7 @@ from workflows.decider import Decider
 from workflows.machine import TOKEN, MachineState, Rule
 from workflows.messages import Due, Fire
 
-__all__ = ("acts_first", "forgets_answers", "ignores_tokens", "needs_no_right", "never_fences")
+__all__ = ("acts_first", "forgets", "ignores_tokens", "needs_no_right", "never_fences")
 
 
 def never_fences(real: Any) -> Any:
@@ -37,14 +37,17 @@ def ignores_tokens(real: Any) -> Any:
     return check
 
 
-def forgets_answers(real: Any) -> Any:
-    """For `Decider.fire`: a request that comes again is a new one."""
+def forgets(memory: str) -> Callable[[Any], Any]:
+    """For `Decider.fire`: a request that comes again is not in this memory."""
 
-    def fire(self: Decider, fire: Fire) -> Any:
-        self._answers.pop(fire.request, None)
-        return real(self, fire)
+    def make(real: Any) -> Any:
+        def fire(self: Decider, fire: Fire) -> Any:
+            getattr(self, memory).pop(fire.request, None)
+            return real(self, fire)
 
-    return fire
+        return fire
+
+    return make
 
 
 def acts_first(real: Any) -> Any:

@@ -178,7 +178,13 @@ PLANTS: Mapping[str, Plant] = {
     "transition-decided-twice": Plant(
         "A request that comes again is decided again.",
         ("OneWinner", "Linearizable"),
-        [(Decider, "fire", decisions.forgets_answers)],
+        [(Decider, "fire", decisions.forgets("_answers"))],
+        "services",
+    ),
+    "refusal-forgotten": Plant(
+        "A request that was refused is decided when it comes again.",
+        ("OneWinner", "Linearizable"),
+        [(Decider, "fire", decisions.forgets("_refusals"))],
         "services",
     ),
     "effect-before-commit": Plant(

@@ -8,8 +8,8 @@ the way there and back, a client that repeats a call whose answer got lost, a se
 and comes back with all that it had decided, and a worker that performs actions after the answer,
 in order, at least once.
 
-A request never overtakes a later one of the same caller: what was refused stays refused, unless the
-caller asks again. Copies of what was decided do come late.
+Copies of requests come late, and overtake later ones of the same caller: of what was decided, of
+what was refused, and of what never came to the server before its caller gave up.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crdt.errors import CallerError
-from mesh.environment import CoordinatorUnavailable, PartHealth, Transition, UnknownMachine
 from persistence.base import Clock, Probe, ServiceUnavailable
 from workflows import registry
-from workflows.health import HealthRecord
-from workflows.machine import Machine, MachineState, beginning
+from workflows.base import BaseCoordinator
+from workflows.machine import Machine, MachineState
 from workflows.memory import MemoryMachines
 from workflows.messages import Fire
-from workflows.request import Request, check_answer, prepare
+from workflows.request import Request
 
 if TYPE_CHECKING:
     from simulations.ports.services import Way
@@ -108,23 +108,15 @@ class TemporalServer:
             self._check_up()
         return result
 
-    def decide(self, request: Request) -> MachineState:
-        """Decide one event. Raises CallerError."""
-        state = self._decide(request)
+    def copy(self, request: Request) -> None:
+        """A request is on its way: a copy of it may come late, whatever becomes of it."""
         if self.loses():
             asyncio.get_running_loop().call_later(
                 self._rng.expovariate(1 / LATE_S), self._again, request, context=self.context
             )
-        return state
 
-    def state(self, machine: str, id: str) -> MachineState:
-        """The last decision. Raises UnknownMachine."""
-        state = self._machines.state(machine, id)
-        if state is None:
-            raise UnknownMachine(f"{machine}/{id} was never started")
-        return state
-
-    def _decide(self, request: Request) -> MachineState:
+    def decide(self, request: Request) -> MachineState:
+        """Decide one event. Raises CallerError."""
         before = self._machines.state(request.first.machine, request.first.id)
         state, decider = self._machines.fire(request)
         if decider.state is not before:  # else it was answered from memory
@@ -137,13 +129,15 @@ class TemporalServer:
             )  # fmt: skip
         return state
 
+    def state(self, machine: str, id: str) -> MachineState | None:
+        """Where a machine stands; None: there is none."""
+        return self._machines.state(machine, id)
+
     def _again(self, request: Request) -> None:
-        """A copy of a request that was decided long ago."""
+        """A late copy of a request; nobody waits for the answer."""
         if self._up.is_set():
-            try:
-                self._decide(request)
-            except CallerError:
-                return  # whoever asked has long had another answer
+            with suppress(CallerError):
+                self.decide(request)
 
     async def _perform(self, where: str, due: Any) -> None:
         while due:
@@ -166,7 +160,7 @@ class TemporalServer:
             raise ServiceUnavailable("Temporal is away", "start it")
 
 
-class SimCoordinator:
+class SimCoordinator(BaseCoordinator):
     """`mesh.environment.Coordinator` of one run of a replica."""
 
     def __init__(
@@ -178,59 +172,24 @@ class SimCoordinator:
         timeout_s: float,
         machines: Mapping[str, Machine] = registry.machines,
     ) -> None:
+        super().__init__(clock, probe, machines)
         self._server = server
         self._way = way
-        self._clock = clock
-        self._probe = probe
         self._timeout_s = timeout_s
-        self._machines = machines
-        self._health = HealthRecord(clock, probe)
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"SimCoordinator({self._server!r}, {self._health.now.state})"
 
-    async def fire(
-        self,
-        machine: str,
-        id: str,
-        event: str,
-        *,
-        actor: str,
-        request: str,
-        data: Mapping[str, Any] | None = None,
-    ) -> Transition:
-        """See `Coordinator.fire`."""
-        prepared = prepare(self._machines, machine, id, event, actor, request, data)
-        registry.check_complete(prepared.definition)
-        began = self._clock.monotonic()
-        state = await self._call(prepared.where, lambda: self._server.decide(prepared))
-        check_answer(prepared, state)
-        self._probe.event(
-            "machine.fired", machine=machine, id=id, event=event, target=state.state,
-            epoch=state.epoch, seconds=self._clock.monotonic() - began,
-        )  # fmt: skip
-        return state.transition()
+    async def _decide(self, request: Request) -> MachineState:
+        self._server.copy(request)
+        return await self._call(request.where, lambda: self._server.decide(request))
 
-    async def state(self, machine: str, id: str) -> Transition:
-        """See `Coordinator.state`."""
-        beginning(registry.find(machine, self._machines), id)
-        state = await self._call(f"{machine}/{id}", lambda: self._server.state(machine, id))
-        return state.transition()
-
-    def health(self) -> PartHealth:
-        """See `Coordinator.health`."""
-        return self._health.now
-
-    async def close(self) -> None:
-        """See `Coordinator.close`."""
-        self._closed = True
-        self._health.off()
+    async def _look_up(self, machine: str, id: str) -> MachineState | None:
+        return await self._call(f"{machine}/{id}", lambda: self._server.state(machine, id))
 
     async def _call(self, where: str, ask: Callable[[], T]) -> T:
         """One call, repeated where the connection broke, within the time that a client has."""
-        if self._closed:
-            raise CoordinatorUnavailable("the coordinator is closed")
+        self._check_open()
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._way.call(lambda: self._server.answer(ask))
@@ -239,9 +198,7 @@ class SimCoordinator:
                     answer = await self._way.call(lambda: self._server.answer(ask))
         except (TimeoutError, ServiceUnavailable) as error:
             reason = str(error) or f"no answer within {self._timeout_s:g} s; is a worker running?"
-            self._health.down(reason)
-            self._probe.event("coordinator.unavailable", machine=where, reason=reason)
-            raise CoordinatorUnavailable(f"{where}: {reason}") from error
+            raise self._unavailable(where, reason) from error
         self._health.ok()
         if isinstance(answer, CallerError):
             raise answer

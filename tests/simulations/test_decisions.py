@@ -94,6 +94,16 @@ def test_a_request_is_decided_once(world: World) -> None:
     assert verdict(OneWinner, world) == [f"{KEY}: request one was decided as epoch 1 and 2"]
 
 
+def test_what_was_refused_is_never_decided(world: World) -> None:
+    refused = asked("ada", "claim", (0, 1), None)
+    assert verdict(OneWinner, world, refused) == []
+    decide(world, "claim", "ada", refused.request)
+    assert verdict(OneWinner, world, refused) == [f"{KEY}: {refused}, but decided as epoch 1"]
+    given_up = asked("ada", "claim", (0, NEVER), None)
+    decide(world, "claim", "ada", given_up.request)
+    assert verdict(OneWinner, world, given_up) == []
+
+
 # ---------------------------------------------------------------------- fencing
 
 

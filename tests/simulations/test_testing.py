@@ -135,6 +135,8 @@ def test_groups_of_faults_have_names() -> None:
 def test_a_scenario_says_what_there_is_not() -> None:
     with pytest.raises(CallerError, match="'redis' is no service; there are bus, log, checkpoints"):
         scenario(services=["redis"])
+    with pytest.raises(CallerError, match="'fault' is no option; there are replicas, faults, "):
+        scenario(fault="kill")  # type: ignore[call-arg]
     with pytest.raises(CallerError, match=r"did you mean replica\.flush_interval_ms"):
         scenario(settings={"replica__flush_intervall_ms": 3})
     with pytest.raises(CallerError, match="log-down hits the service 'log', and this world has no"):

@@ -141,6 +141,28 @@ def test_what_comes_again_is_not_decided_again_and_a_late_token_is_refused() -> 
     place.loop.run_until_complete(run())
 
 
+def test_copies_come_late_of_what_was_refused_and_of_what_never_came() -> None:
+    place = Place()
+    ada, bob = place.client("a"), place.client("b", timeout_s=60.0)
+
+    async def run() -> None:
+        await fire(ada, "claim", "one")
+        place.server.repeats = 0.9
+        for number in range(5):
+            with pytest.raises(InvalidTransition, match="held by 'ada'"):
+                await fire(bob, "claim", f"bob's {number}", "bob")
+        place.network.cut([("a", TEMPORAL)])
+        for number in range(5):
+            with pytest.raises(CoordinatorUnavailable):
+                await fire(ada, "release", f"lost {number}", token=1)
+        await asyncio.sleep(100)  # all copies have come
+
+    place.loop.run_until_complete(run())
+    claimed, released = place.server.commits["exclusive-claim/1"]
+    assert claimed.fire.request == "one"
+    assert released.fire.request.startswith("lost"), "a refused claim was granted"
+
+
 def test_actions_follow_decisions_in_their_order_at_least_once() -> None:
     place = Place()
     client = place.client("a", timeout_s=60.0)

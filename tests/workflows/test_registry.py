@@ -21,9 +21,9 @@ def test_registering_again_is_harmless_and_changing_is_refused() -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        UnknownMachine, match=r"'module-audti' is registered; there are: .*module-a"
+        UnknownMachine, match=r"'code-audti' is registered; there are: .*code-audit"
     ):
-        registry.find("module-audti")
+        registry.find("code-audti")
 
 
 def test_missing_guards_and_actions_are_named() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from mesh.environment import CoordinatorUnavailable, InvalidTransition, Transition
 from mesh.settings import Settings
+from workflows.claims import EXCLUSIVE
 from workflows.coordinator import TemporalCoordinator, connect, workflow_id
+from workflows.machine import DefinitionMismatch
+from workflows.messages import Fire
 from workflows.worker import connected, make_worker
 from workflows.workflow import MachineWorkflow
 
@@ -33,16 +37,48 @@ async def run_through(coordinator: TemporalCoordinator, id: str) -> Transition:
     return last
 
 
-async def test_a_refused_event_leaves_no_trace_in_history(
-    settings: Settings, worker: None, coordinator: TemporalCoordinator
+async def test_what_no_state_allows_leaves_no_trace_in_history(
+    settings: Settings, worker: None, coordinator: TemporalCoordinator, probe: Recorder
 ) -> None:
     await coordinator.fire(AUDIT.name, "1", "claim", actor="ada", request="1")
     handle = await handle_of(settings, AUDIT.name, "1")
     before = (await handle.describe()).history_length
-    for event in ("accept", "claim", "nonsense"):
-        with pytest.raises(InvalidTransition):
-            await coordinator.fire(AUDIT.name, "1", event, actor="bob", request=event)
+    changed = {AUDIT.name: dataclasses.replace(COUNTING, name=AUDIT.name)}
+    other = TemporalCoordinator(settings.temporal, TickingClock(), probe, changed)
+    with pytest.raises(DefinitionMismatch):
+        await other.fire(AUDIT.name, "1", "tick", actor="bob", request="2")
     assert (await handle.describe()).history_length == before
+    await other.close()
+
+
+@pytest.mark.parametrize("history_limit", [0, 12])
+async def test_a_late_copy_of_a_refused_claim_is_not_granted(
+    settings: Settings, worker: None, probe: Recorder, history_limit: int
+) -> None:
+    """It comes when the thing is free, perhaps to a later run of the workflow."""
+    coordinator = TemporalCoordinator(
+        settings.temporal, TickingClock(), probe, history_limit=history_limit
+    )
+
+    async def fire(event: str, actor: str, request: str) -> Transition:
+        return await coordinator.fire(EXCLUSIVE.name, "1", event, actor=actor, request=request)
+
+    await fire("claim", "ada", "one")
+    handle = await handle_of(settings, EXCLUSIVE.name, "1")
+    asked = (await handle.describe()).run_id
+    with pytest.raises(InvalidTransition, match="held by 'ada'"):
+        await fire("claim", "bob", "late")
+    for number in range(4):
+        await fire("claim", "ada", f"ada's {number}")
+    freed = await fire("release", "ada", "two")
+    assert ((await handle.describe()).run_id == asked) is (history_limit == 0)
+    copy = Fire("claim", "bob", "late", EXCLUSIVE.fingerprint())
+    for update in ("late", "late, and the server does not know it any more"):
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await handle.execute_update(MachineWorkflow.fire, copy, id=update)
+        assert "held by 'ada'" in str(refused.value.cause)
+    assert await coordinator.state(EXCLUSIVE.name, "1") == freed
+    await coordinator.close()
 
 
 async def test_a_finished_machine_is_a_completed_workflow(
