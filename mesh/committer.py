@@ -300,7 +300,9 @@ class Committer:
                 core.hosts[index].draft(cuts.pop(0)) for index, cuts in pending.items()
             ]
             for draft, data in zip(drafts, core.sealer.seal(drafts), strict=True):
-                record = core.hosts[draft.shard].sealed(draft, data)
+                host = core.hosts[draft.shard]
+                record = host.sealed(draft, data)
+                core.forks.wrote((host.index, core.session, draft.first), host.chain[core.session])
                 self._queue.append(record)
                 self._queued_bytes += len(data)
             pending = {index: cuts for index, cuts in pending.items() if cuts}
