@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from crdt.errors import CallerError, CodecError
+from crdt.ids import Dot
 from crdt.lattice import Shard
 from crdt.snapshot import ShardSnapshot
 from mesh.core import CLOSED_META, Core
@@ -48,6 +49,9 @@ class Outlet(Protocol):
 
     def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
         """What a peer's snapshot brought is on disk."""
+
+    def parted(self, peer: str, shard: int, dots: Sequence[Dot]) -> None:
+        """Where this peer has other last frames than we: it may show them."""
 
     def published(self) -> None:
         """`ShardHost.published` of all shards is as of the latest cut."""
@@ -311,6 +315,7 @@ class Committer:
         core = self._core
         host = join.host
         before = sum(host.lattice.frontier.values())
+        parted = host.parted(join.snapshot, join.opened.chain)
         try:
             changed = host.join(join.snapshot, join.opened.chain, join.fresh)
             core.trust.keep_all(join.opened.certificates, host.lattice.frontier)
@@ -324,6 +329,8 @@ class Committer:
         for document, _, dot in host.new_conflicts():
             core.probe.event("lattice.conflict", document=document, session=dot[0], seq=dot[1])
         core.watchers.snapshot(changed)
+        if parted:
+            self._outlet.parted(join.peer, host.index, parted)
         return True
 
     # ------------------------------------------------------------------ to disk

@@ -320,3 +320,52 @@ async def test_what_is_kept_is_bounded(reader: Reader, monkeypatch: pytest.Monke
         assert name in reader.accused
     kept = sum(len(one.frame) + len(one.held) for one in reader.forks.values())
     assert kept <= 1000
+
+
+# ------------------------------------------------------------------ nobody had both
+
+
+async def test_who_was_told_the_one_and_who_was_told_the_other_find_out() -> None:
+    """Their frontiers are equal and their digests not, so one joins the other's shard; it finds
+    whose last frame is another one there, and has it shown.
+    """
+    world = World(shards=1)
+    liar = Session(world, "liar")
+    a, b = world.replica("a", "b"), world.replica("b", "a")
+    world.identity("a"), world.identity("b")
+    world.isolate("a")
+    told, twin = liar.frame("one"), liar.frame("another")
+    async with running(a, b):
+        Reader(world, a).take(told)
+        Reader(world, b).take(twin)
+        for one in (a, b):
+            await eventually(lambda: liar.key.session in one.journaled()[0], "on disk")  # noqa: B023
+        world.network.heal()
+
+        def said() -> bool:
+            return any(probe.counts["frame.forked"] for probe in world.probes.values())
+
+        await eventually(said, "one of them says so")
+        await eventually(lambda: a.digest() == b.digest(), "they agree")
+        for name in ("a", "b"):
+            if alarm := world.probes[name].latest.get("frame.forked"):
+                assert (alarm["replica"], alarm["reason"]) == ("liar", TWIN)
+
+
+async def test_of_a_session_that_both_know_alike_nothing_is_asked() -> None:
+    world = World(shards=1)
+    honest, liar = Session(world, "honest"), Session(world, "liar")
+    a, b = world.replica("a"), world.replica("b")
+    async with running(a, b):
+        one = honest.frame("one")
+        for replica, raw in ((a, liar.frame("one")), (b, liar.frame("another"))):
+            reader = Reader(world, replica)
+            reader.take(one)
+            reader.take(raw)
+            await eventually(lambda: len(replica.journaled()[0]) == 2, "on disk")  # noqa: B023
+        host = a._check().core.hosts[0]
+        theirs = b._check().core.hosts[0]
+        snapshot = theirs.lattice.snapshot()
+        assert host.parted(snapshot, theirs.chain) == [(liar.key.session, 1)]
+        assert host.parted(snapshot, {honest.key.session: frame_hash(one)}) == []
+        assert host.parted(host.lattice.snapshot(), host.chain) == []
