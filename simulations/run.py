@@ -17,7 +17,7 @@ from simulations.agents.claimants import Claimant, History
 from simulations.agents.writers import Promises, Writer
 from simulations.faults.kinds import KINDS
 from simulations.faults.plan import Fault, draw, launch, prepare
-from simulations.invariants.base import Checker, Violation
+from simulations.invariants.base import Checker, Spoiled, Violation
 from simulations.invariants.checkpoints import checkpoint_checkers
 from simulations.invariants.decisions import decision_checkers
 from simulations.invariants.lies import LiesNamed, overheard
@@ -196,8 +196,10 @@ class _Performance:
         if TEMPORAL in world.services.names:
             self._checkers += decision_checkers(world, history)
         broken = [KINDS[fault.kind].breaks for fault in outcome.plan.values()]
+        spoiled = Spoiled(scenario.shards)
+        world.listeners.append(spoiled.event)
         for checker in self._checkers:
-            checker.tolerated = frozenset().union(*broken)
+            checker.tolerated, checker.spoiled = frozenset().union(*broken), spoiled
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
