@@ -92,7 +92,7 @@ class Forks:
         """A verified frame came, for the first time or again. Costs a look-up."""
         header, digest = frame.header, frame.frame.hash
         name = header.shard, header.session, header.first
-        held = self._names.get(name)
+        held = self._names.peek(name)
         if held is None:
             self._names.put(name, digest)
         elif held != digest:

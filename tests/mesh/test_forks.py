@@ -18,7 +18,9 @@ from mesh.forks import BREAK, TWIN, Fork
 from mesh.health import DEGRADED, IDENTITY, OFF, OK
 from mesh.ingest import Received, Reception
 from persistence import journal as journal_module
+from persistence.certificates import SessionKey
 from persistence.frame import encode_frame, frame_hash, parse_frame
+from persistence.identity import Identity
 from persistence.roster import Revocation, first_roster, sign_roster
 from persistence.sealing import Draft, Sealer
 from tests.mesh.world import World, crash, eventually, running, write
@@ -29,10 +31,8 @@ TEXT = field_path("text", TypeCode.REGISTER)
 class Session:
     """One that signs whatever it is told, as often as it is told to."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self.name = name
-        self.identity = world.identity(name)
-        self.key = self.identity.new_session(world.clock, world.entropy)
+    def __init__(self, identity: Identity, key: SessionKey) -> None:
+        self.identity, self.key = identity, key
 
     def frame(
         self, text: str, first: int = 1, count: int = 1, previous: bytes | None = None
@@ -42,6 +42,11 @@ class Session:
         body = encode_body([Transaction("edit", "x", 1, "", (operation,) * count)])
         draft = Draft(0, first, first + count - 1, (), 1 << 16, previous, body)
         return Sealer(self.identity, self.key).seal([draft])[0]
+
+
+def session_of(world: World, name: str) -> Session:
+    identity = world.identity(name)
+    return Session(identity, identity.new_session(world.clock, world.entropy))
 
 
 class Reader:
@@ -89,7 +94,7 @@ async def reader() -> AsyncIterator[Reader]:
 
 
 async def test_a_second_frame_under_a_known_name_is_noticed_and_kept(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     told, twin = liar.frame("one"), liar.frame("another")
     assert reader.take(told).reception is Reception.TAKEN
     before = reader.replica.digest()
@@ -108,7 +113,7 @@ async def test_a_second_frame_under_a_known_name_is_noticed_and_kept(reader: Rea
 
 
 async def test_it_is_counted_however_often_it_comes_and_said_once(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     told, twin = liar.frame("one"), liar.frame("another")
     for raw in (told, twin, told, twin, twin):
         reader.take(raw)
@@ -118,7 +123,7 @@ async def test_it_is_counted_however_often_it_comes_and_said_once(reader: Reader
 
 
 async def test_late_copies_are_no_news(reader: Reader) -> None:
-    honest = Session(reader.world, "honest")
+    honest = session_of(reader.world, "honest")
     one = honest.frame("one")
     two = honest.frame("two", 2, previous=frame_hash(one))
     for raw in (two, one, one, two, one):
@@ -128,7 +133,7 @@ async def test_late_copies_are_no_news(reader: Reader) -> None:
 
 
 async def test_the_same_frame_in_another_flush_is_the_same_frame(reader: Reader) -> None:
-    honest = Session(reader.world, "honest")
+    honest = session_of(reader.world, "honest")
     raw = honest.frame("one")
     mesh = reader.world.authority.mesh
     frame = parse_frame(raw, mesh.id, mesh.shards)
@@ -142,7 +147,7 @@ async def test_the_same_frame_in_another_flush_is_the_same_frame(reader: Reader)
 
 
 async def test_what_was_damaged_on_its_way_accuses_nobody(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     twin = liar.frame("another")
     reader.take(liar.frame("one"))
     for at in range(0, len(twin), 7):
@@ -152,7 +157,7 @@ async def test_what_was_damaged_on_its_way_accuses_nobody(reader: Reader) -> Non
 
 
 async def test_what_another_signed_in_its_name_accuses_nobody(reader: Reader) -> None:
-    honest, forger = Session(reader.world, "honest"), Session(reader.world, "forger")
+    honest, forger = session_of(reader.world, "honest"), session_of(reader.world, "forger")
     reader.take(honest.frame("one"))
     mesh = reader.world.authority.mesh
     twin = parse_frame(honest.frame("another"), mesh.id, mesh.shards)
@@ -165,7 +170,7 @@ async def test_what_another_signed_in_its_name_accuses_nobody(reader: Reader) ->
 
 
 async def test_a_twin_of_a_frame_that_waits(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     first = liar.frame("first")
     told = liar.frame("one", 2, previous=frame_hash(first))
     twin = liar.frame("another", 2, previous=frame_hash(first))
@@ -181,7 +186,7 @@ async def test_a_twin_of_a_frame_that_waits(reader: Reader) -> None:
 
 
 async def test_a_twin_that_is_longer_brings_its_end_and_is_noticed(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     reader.take(liar.frame("one"))
     assert reader.take(liar.frame("another", count=3)).reception is Reception.TAKEN
     assert reader.alarm["reason"] == TWIN
@@ -192,8 +197,7 @@ async def test_a_twin_of_an_own_frame(reader: Reader) -> None:
     """Whoever has our key and memory: each of us may be the copy."""
     await write(reader.replica, "one")
     core = reader.replica._check().core
-    own = Session(reader.world, "a")
-    own.key = core.sealer._key
+    own = Session(core.identity, core.sealer._key)
     assert reader.take(own.frame("another")).reception is Reception.DUPLICATE
     assert reader.alarm["reason"] == TWIN
     assert f"a (session {core.session})" in reader.accused
@@ -203,7 +207,7 @@ async def test_a_twin_of_an_own_frame(reader: Reader) -> None:
 async def test_after_a_restart_the_journal_still_knows() -> None:
     world = World(shards=1)
     replica = world.replica("a")
-    liar = Session(world, "liar")
+    liar = session_of(world, "liar")
     async with running(replica):
         Reader(world, replica).take(liar.frame("one"))
         await eventually(lambda: liar.key.session in replica.journaled()[0], "on disk")
@@ -224,7 +228,7 @@ async def test_of_a_name_from_long_ago_nothing_is_known(
     world = World(shards=1)
     replica = world.replica("a")
     async with running(replica):
-        reader, liar = Reader(world, replica), Session(world, "liar")
+        reader, liar = Reader(world, replica), session_of(world, "liar")
         previous = b""
         for first in (1, 2, 3):
             raw = liar.frame("told", first, previous=previous)
@@ -241,7 +245,7 @@ async def test_of_a_name_from_long_ago_nothing_is_known(
 async def test_a_frame_that_does_not_follow_is_named_once_both_are_at_hand(
     reader: Reader,
 ) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     told, twin = liar.frame("one"), liar.frame("another")
     reader.take(told)
     after = liar.frame("after the other", 2, previous=frame_hash(twin))
@@ -254,7 +258,7 @@ async def test_a_frame_that_does_not_follow_is_named_once_both_are_at_hand(
 
 async def test_who_gives_a_snapshot_can_accuse_nobody_of_a_break(reader: Reader) -> None:
     """Hashes in it are its giver's word. What does not follow them is said, and nobody named."""
-    honest = Session(reader.world, "honest")
+    honest = session_of(reader.world, "honest")
     one = honest.frame("one")
     reader.take(one)
     host = reader.replica._check().core.hosts[0]
@@ -267,7 +271,7 @@ async def test_who_gives_a_snapshot_can_accuse_nobody_of_a_break(reader: Reader)
 
 
 async def test_a_suspicion_gives_way_to_a_proof(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     told = liar.frame("one")
     reader.take(told)
     host = reader.replica._check().core.hosts[0]
@@ -284,7 +288,7 @@ async def test_a_suspicion_gives_way_to_a_proof(reader: Reader) -> None:
 
 async def test_what_the_session_writes_still_counts(reader: Reader) -> None:
     """Replicas that have not heard of it would take it, and others rest on it."""
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     told = liar.frame("one")
     reader.take(told)
     reader.take(liar.frame("another"))
@@ -292,7 +296,7 @@ async def test_what_the_session_writes_still_counts(reader: Reader) -> None:
 
 
 async def test_once_it_is_revoked_nobody_need_do_anything(reader: Reader) -> None:
-    liar = Session(reader.world, "liar")
+    liar = session_of(reader.world, "liar")
     reader.take(liar.frame("one"))
     reader.take(liar.frame("another"))
     assert "liar" in reader.accused
@@ -309,7 +313,7 @@ async def test_what_is_kept_is_bounded(reader: Reader, monkeypatch: pytest.Monke
     long = "x" * 1000
     monkeypatch.setattr(forks_module, "MAX_KEPT_BYTES", 1000)
     for number in range(3):
-        liar = Session(reader.world, f"liar-{number}")
+        liar = session_of(reader.world, f"liar-{number}")
         reader.take(liar.frame(f"{long}{number}"))
         reader.take(liar.frame(f"{number}{long}"))
         reader.take(liar.frame(f"{number}{number}{long}"))
@@ -330,7 +334,7 @@ async def test_who_was_told_the_one_and_who_was_told_the_other_find_out() -> Non
     whose last frame is another one there, and has it shown.
     """
     world = World(shards=1)
-    liar = Session(world, "liar")
+    liar = session_of(world, "liar")
     a, b = world.replica("a", "b"), world.replica("b", "a")
     world.identity("a"), world.identity("b")
     world.isolate("a")
@@ -354,7 +358,7 @@ async def test_who_was_told_the_one_and_who_was_told_the_other_find_out() -> Non
 
 async def test_of_a_session_that_both_know_alike_nothing_is_asked() -> None:
     world = World(shards=1)
-    honest, liar = Session(world, "honest"), Session(world, "liar")
+    honest, liar = session_of(world, "honest"), session_of(world, "liar")
     a, b = world.replica("a"), world.replica("b")
     async with running(a, b):
         one = honest.frame("one")
