@@ -32,6 +32,7 @@ from mesh.environment import (
     UnknownMachine,
 )
 from mesh.flushing import DurableHandle
+from mesh.forks import Fork
 from mesh.heartbeats import PresenceChange
 from mesh.peers import PeerInfo, PeerLag
 from mesh.presence import Present
@@ -56,6 +57,7 @@ __all__ = (
     "FlushResult",
     "FlushTimeout",
     "FolderError",
+    "Fork",
     "FrameError",
     "InvalidId",
     "InvalidTransition",

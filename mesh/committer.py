@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from crdt.errors import CallerError, CodecError
+from crdt.ids import Dot
 from crdt.lattice import Shard
 from crdt.snapshot import ShardSnapshot
 from mesh.core import CLOSED_META, Core
@@ -48,6 +49,9 @@ class Outlet(Protocol):
 
     def joined(self, shard: int, frontier: Mapping[int, int]) -> None:
         """What a peer's snapshot brought is on disk."""
+
+    def parted(self, peer: str, shard: int, dots: Sequence[Dot]) -> None:
+        """Where this peer has other last frames than we: it may show them."""
 
     def published(self) -> None:
         """`ShardHost.published` of all shards is as of the latest cut."""
@@ -300,7 +304,9 @@ class Committer:
                 core.hosts[index].draft(cuts.pop(0)) for index, cuts in pending.items()
             ]
             for draft, data in zip(drafts, core.sealer.seal(drafts), strict=True):
-                record = core.hosts[draft.shard].sealed(draft, data)
+                host = core.hosts[draft.shard]
+                record = host.sealed(draft, data)
+                core.forks.wrote((host.index, core.session, draft.first), host.chain[core.session])
                 self._queue.append(record)
                 self._queued_bytes += len(data)
             pending = {index: cuts for index, cuts in pending.items() if cuts}
@@ -309,6 +315,7 @@ class Committer:
         core = self._core
         host = join.host
         before = sum(host.lattice.frontier.values())
+        parted = host.parted(join.snapshot, join.opened.chain)
         try:
             changed = host.join(join.snapshot, join.opened.chain, join.fresh)
             core.trust.keep_all(join.opened.certificates, host.lattice.frontier)
@@ -322,6 +329,8 @@ class Committer:
         for document, _, dot in host.new_conflicts():
             core.probe.event("lattice.conflict", document=document, session=dot[0], seq=dot[1])
         core.watchers.snapshot(changed)
+        if parted:
+            self._outlet.parted(join.peer, host.index, parted)
         return True
 
     # ------------------------------------------------------------------ to disk

@@ -16,6 +16,7 @@ from crdt.structure import pack, unpack
 from mesh.clones import Clones
 from mesh.durability import Acknowledgements, Waiters
 from mesh.environment import Environment
+from mesh.forks import Forks
 from mesh.health import JOURNAL, PEERS, Health
 from mesh.peers import PeerBook
 from mesh.roll import Roll
@@ -26,6 +27,7 @@ from mesh.watch import Watchers
 from persistence.certificates import SessionKey
 from persistence.frame import CLOSE_EXTENSION, Header
 from persistence.identity import Identity
+from persistence.journal import Names, known_names
 from persistence.limits import MAX_FRAME_BYTES
 from persistence.sealing import Opener, Sealer
 
@@ -44,6 +46,7 @@ class Core:
         opener: Opener,
         hosts: list[ShardHost],
         subscription: Subscription | None = None,
+        names: Names | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -71,6 +74,8 @@ class Core:
         """Seconds, for intervals."""
         self.health = Health(environment.clock, environment.probe)
         self.clones = Clones(self.name, self.health, self.probe)
+        names = known_names() if names is None else names
+        self.forks = Forks(names, self.trust, self.roll, self.health, self.probe)
         self._blocks: dict[str, str] = {}
         self.blocked = ""
         """Why edits are refused for a while; empty: they are not."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from crdt.ids import Dot
 from mesh.broadcast import Broadcast
 from mesh.committer import Committer
 from mesh.core import Core
@@ -22,7 +23,7 @@ from mesh.ingest import STUCK_S, Ingest, Reception
 from mesh.joining import Joining
 from mesh.links import PeerLink
 from mesh.manners import Manners
-from mesh.repair import ASK_AGAIN_S, Comparison, Requests, compare, plan
+from mesh.repair import ASK_AGAIN_S, MAX_RANGES, Comparison, Requests, compare, plan
 from mesh.serving import Serving
 from mesh.shards import ShardHost
 from mesh.wire import (
@@ -228,6 +229,12 @@ class Exchange:
         for link in self._links.values():
             self._tell(link, {shard: dict(frontier)})
             self.announce(link)
+
+    def parted(self, peer: str, shard: int, dots: Sequence[Dot]) -> None:
+        """See `committer.Outlet`. What it shows comes in as any frame, and proves it or not."""
+        ranges = tuple(Range(session, seq - 1, seq) for session, seq in dots[:MAX_RANGES])
+        if (link := self._links.get(peer)) is not None:
+            self._want(link, shard, ranges)
 
     def published(self) -> None:
         """See `committer.Outlet`. Summaries that are owed or came are dealt with against fresh

@@ -70,6 +70,8 @@ class Ingest:
         core = self._core
         try:
             verified = core.opener.verify(raw)
+            if core.subscription.holds(verified.header.shard):
+                core.forks.meet(verified, raw, source)
             if self._is_here(verified.header):
                 return Received(Reception.DUPLICATE, verified.header)
             opened = core.opener.decrypt(verified)
@@ -203,7 +205,7 @@ class Ingest:
         core.brought(arrival.source, header.last - header.first + 1)
         where = {"shard": host.index, "session": header.session, "first": header.first}
         if applied.forked:
-            core.probe.event("frame.forked", peer=arrival.source, **where)
+            core.forks.broken(header, arrival.raw, arrival.source)
         if applied.transactions is None:
             core.probe.event("frame.void", peer=arrival.source, **where)
         if not core.clock.observe(header.stamp):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from crdt.errors import MeshError
@@ -205,6 +205,9 @@ class Lifecycle:
             self.exchange.look_for_gaps()
             self.ingest.judge_waiting()
             self.exchange.manners.judge()
+            # The committer meets the same disk, and tells.
+            with suppress(StorageError):
+                await self.core.forks.prove(self.core.environment.journal, self.core.hosts)
 
     async def _bound_journal(self) -> None:
         """Keep the journal bounded, whatever peers lack."""

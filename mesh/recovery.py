@@ -45,7 +45,7 @@ async def open_core(
         # Frames that a snapshot contains may be there still: they were owed to somebody.
         host.kept_for_peers = bool(host.lattice.frontier)
         hosts.append(host)
-    core = Core(settings, environment, identity, key, opener, hosts, subscription)
+    core = Core(settings, environment, identity, key, opener, hosts, subscription, recovered.names)
     meta = await environment.journal.meta()
     core.closed = read_closed(meta.get(CLOSED_META, b""))
     if note := meta.get(REBUILT):

@@ -30,6 +30,7 @@ from mesh.durability import Durability, FlushResult, FlushTimeout
 from mesh.editing import Edit, ReplicaClosed, TransactionEdit, check_label
 from mesh.environment import Environment, PartHealth
 from mesh.flushing import DurableHandle
+from mesh.forks import Fork
 from mesh.health import COORDINATOR, JOURNAL, OFF, OK
 from mesh.heartbeats import Presence
 from mesh.lifecycle import Lifecycle, ended
@@ -397,6 +398,13 @@ class Replica:
         """Every other replica met in this run, linked or not, by name."""
         core = self._started().core
         return core.book.infos(core.journaled())
+
+    def forks(self) -> list[Fork]:
+        """Whose session signed two different frames under one name, as far as was noticed in this
+        run, with both frames as proof: the first of each replica, of 16 replicas and 16 MiB at
+        most. `proven` is False while one of the two is only known by what others say of it.
+        """
+        return list(self._started().core.forks.found.values())
 
     def status(self) -> dict[str, Any]:
         """What an operator wants on one screen, as plain data.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from crdt.access import ShardView
 from crdt.clock import HybridClock
 from crdt.frontier import frontier_hash
+from crdt.ids import Dot
 from crdt.lattice import Shard
 from crdt.operation import Transaction, encode_body, void
 from crdt.snapshot import ShardSnapshot, encode_snapshot
@@ -208,6 +209,19 @@ class ShardHost:
                 self.chain[session] = last
         self._changed = True
         return changed
+
+    def parted(self, snapshot: ShardSnapshot, chain: Mapping[int, bytes]) -> list[Dot]:
+        """(session, last seq) of sessions of which somebody has as much as we, and by his word
+        another last frame: as each frame names the one before it, their histories differ.
+        """
+        mine, frontier = self.chain, self.lattice.frontier
+        return [
+            (session, seq)
+            for session, last in chain.items()
+            if mine.get(session, last) != last
+            and (seq := snapshot.frontier.get(session, 0))
+            and seq == frontier.get(session)
+        ]
 
     def new_conflicts(self) -> list[tuple[str, bytes, tuple[int, int]]]:
         """Conflicting dots found since last asked."""

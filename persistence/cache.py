@@ -28,6 +28,10 @@ class BoundedCache(Generic[K, V]):
             self._touch(key)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """As `get`, but for counting as a use: who only peeks forgets what was put first."""
+        return self._entries.get(key)
+
     def put(self, key: K, value: V) -> None:
         """Remember a value (never None)."""
         self._entries[key] = value

@@ -28,9 +28,10 @@ from persistence.base import (
     SnapshotRecord,
     StorageError,
 )
+from persistence.cache import BoundedCache
 from persistence.frame import CLOSE_EXTENSION, Header, UnknownKey, UnknownVersion
 from persistence.lazy import LazyShard
-from persistence.limits import MAX_CACHED_FRAME_BYTES, MAX_CACHED_FRAMES
+from persistence.limits import MAX_CACHED_FRAME_BYTES, MAX_CACHED_FRAMES, MAX_KNOWN_FRAMES
 from persistence.sealing import Opener
 
 # How many frames recovery asks a journal for at once.
@@ -44,13 +45,23 @@ _UNREADABLE: Final = (
 )
 
 
+Names = BoundedCache[tuple[int, int, int], bytes]
+"""{(shard, session, first seq): hash} of frames: what such a name stands for."""
+
+
+def known_names() -> Names:
+    """None yet, and never more than `MAX_KNOWN_FRAMES`."""
+    return BoundedCache(MAX_KNOWN_FRAMES)
+
+
 @dataclass(slots=True)
 class Recovered:
     """What a journal held. `chain` is {shard: {session: hash of its last frame here}}.
 
     `position` is that of the last frame read, `frames` and `voids` how many were applied and how
     many of them had a body that is refused everywhere. `forks` are (position, shard, session) of
-    frames that do not follow the one of their session before them.
+    frames that do not follow the one of their session before them. `names` are of the last of these
+    frames.
     """
 
     shards: dict[int, Shard]
@@ -61,6 +72,7 @@ class Recovered:
     voids: int = 0
     closes: list[Header] = field(default_factory=list)
     forks: list[tuple[int, int, int]] = field(default_factory=list)
+    names: Names = field(default_factory=known_names)
 
 
 class Recovery:
@@ -144,6 +156,7 @@ class Recovery:
         apply_frame(shard, header, transactions)
         self._opener.trust.keep(header.session)
         chain[header.session] = opened.hash
+        self.result.names.put((header.shard, header.session, header.first), opened.hash)
 
     def _check_shard(self, found: int, recorded: int, where: str) -> None:
         if found != recorded:

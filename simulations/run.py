@@ -17,9 +17,10 @@ from simulations.agents.claimants import Claimant, History
 from simulations.agents.writers import Promises, Writer
 from simulations.faults.kinds import KINDS
 from simulations.faults.plan import Fault, draw, launch, prepare
-from simulations.invariants.base import Checker, Violation
+from simulations.invariants.base import Checker, Spoiled, Violation
 from simulations.invariants.checkpoints import checkpoint_checkers
 from simulations.invariants.decisions import decision_checkers
+from simulations.invariants.lies import LiesNamed, overheard
 from simulations.invariants.replicas import OfHistory, Quiet, checkers_for, collect
 from simulations.invariants.services import Settles, service_checkers
 from simulations.loop import Deadlock, Escaped, Livelock
@@ -94,7 +95,8 @@ def simulate(
     outcome = Outcome(seed, plan=_plan(scenario, world, part))
     performance = _Performance(scenario, world, outcome, part)
     try:
-        world.run(performance.play)
+        with overheard(performance.hearing):
+            world.run(performance.play)
     except (Escaped, Livelock, Deadlock) as error:
         outcome.violations.append(Violation(type(error).__name__, world.now, str(error)))
     performance.sum_up()
@@ -194,13 +196,18 @@ class _Performance:
         if TEMPORAL in world.services.names:
             self._checkers += decision_checkers(world, history)
         broken = [KINDS[fault.kind].breaks for fault in outcome.plan.values()]
+        spoiled = Spoiled(scenario.shards)
+        world.listeners.append(spoiled.event)
         for checker in self._checkers:
-            checker.tolerated = frozenset().union(*broken)
+            checker.tolerated, checker.spoiled = frozenset().union(*broken), spoiled
             # Only those that listen are told.
             if type(checker).event is not Checker.event:
                 world.listeners.append(checker.event)
             if type(checker).journaled is not Checker.journaled:
                 world.watchers.append(checker.journaled)
+        # Where nobody lies there is nothing to be heard twice.
+        lies = "frame.forked" in frozenset().union(*broken)
+        self.hearing = [one.heard for one in self._checkers if lies and isinstance(one, LiesNamed)]
         self._lookers = [one for one in self._checkers if type(one).look is not Checker.look]
 
     async def play(self, world: World) -> None:

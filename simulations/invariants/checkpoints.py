@@ -84,7 +84,7 @@ class CheckpointsWhole(Settles):
         snapshot = self._opened(data)
         found = [*self._differs(info, snapshot), *self._unfounded(info, snapshot)]
         for each in found:
-            self.wrong(f"checkpoint {info.id} of shard {shard} by {info.replica} {each}")
+            self.wrong(f"checkpoint {info.id} of shard {shard} by {info.replica} {each}", shard)
 
     def _opened(self, data: bytes) -> ShardSnapshot:
         return decode_snapshot(self._opener.open_snapshot(data).body)
@@ -140,10 +140,22 @@ class CheckpointsWhole(Settles):
 
     def lacking(self) -> list[str]:
         """See `Settles.lacking`."""
-        replicas = {} if self.violations else self.world.up[0].lattices
-        if LOG not in self.world.services.names:
+        return [lack for _, lack in self._lacks()]
+
+    def judge(self) -> None:
+        """See `Settles.judge`."""
+        for shard, lack in self._lacks():
+            self.wrong(lack, shard)
+
+    def _lacks(self) -> list[tuple[int, str]]:
+        if self.violations or LOG not in self.world.services.names:
             return []
-        return [each for shard, held in replicas.items() for each in self._short(shard, held)]
+        return [
+            (shard, lack)
+            for shard, held in self.world.up[0].lattices.items()
+            if not self.excused(self.name, shard)
+            for lack in self._short(shard, held)
+        ]
 
     def _short(self, shard: int, held: Shard) -> Iterable[str]:
         """Where checkpoint and log don't give what a replica has."""

@@ -103,12 +103,16 @@ class OneOrder(_Judge):
         for host in self.world.up:
             assert host.replica is not None
             for key in keys:
-                affair = host.replica.get(Affair, document_of(key))
+                name = document_of(key)
+                shard = self.spoiled.of(f"{Affair.__name__}/{name}")
+                affair = host.replica.get(Affair, name)
                 epoch = 0 if affair is None else affair.decision.epoch
                 seen = host.name, host.runs, key
                 before = self._seen.get(seen, 0)
                 if epoch < before:
-                    self.wrong(f"{host.name} showed epoch {before} of {key}, and shows {epoch}")
+                    self.wrong(
+                        f"{host.name} showed epoch {before} of {key}, and shows {epoch}", shard
+                    )
                 if affair is None or epoch == before:
                     continue
                 self._seen[seen] = epoch
@@ -117,7 +121,8 @@ class OneOrder(_Judge):
                 if decided is None or affair.decision.value != decision_value(decided):
                     self.wrong(
                         f"{host.name} shows {affair.decision.value} as epoch {epoch} of {key}, "
-                        f"which was decided as {decided}"
+                        f"which was decided as {decided}",
+                        shard,
                     )
 
 
@@ -235,11 +240,12 @@ class NeverOverdrawn(_Judge):
 
     def look(self) -> None:
         """See `Checker.look`."""
+        shard = self.spoiled.of(f"{Purse.__name__}/{PURSE}")
         for host in self.world.up:
             assert host.replica is not None
             purse = host.replica.get(Purse, PURSE)
             if purse is not None and purse.money.value < purse.money.bound:
-                self.wrong(f"{host.name}: {purse.money!r}")
+                self.wrong(f"{host.name}: {purse.money!r}", shard)
 
 
 def decision_checkers(world: World, history: History) -> list[Checker]:

@@ -10,7 +10,7 @@ Nothing here knows how the history came about: in a simulated world, in processe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -154,6 +154,13 @@ class History:
         """Everything, in the order of invocation."""
         both: list[Write | Read] = [*self.writes, *self.reads]
         return iter(sorted(both, key=lambda each: each.index))
+
+    def without(self, passed_over: Callable[[str], bool]) -> History:
+        """The records of all documents but those that are passed over, as they are."""
+        left = History()
+        left.writes = [one for one in self.writes if not passed_over(one.document)]
+        left.reads = [one for one in self.reads if not passed_over(one.document)]
+        return left
 
     def documents(self) -> list[str]:
         """Every document that was written or read."""

@@ -21,6 +21,7 @@ from mesh import exchange, recovery
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
+from mesh.forks import Forks
 from mesh.inbox import Inbox
 from mesh.replica import Replica
 from mesh.services.bus import BusFeed
@@ -104,9 +105,9 @@ PLANTS: Mapping[str, Plant] = {
         [(Inbox, "_unmet", replicas.own_past_is_enough)],
     ),
     "equivocation-unnoticed": Plant(
-        "Nobody looks whether a frame follows the one before it.",
+        "Nobody looks whether a frame follows the one before it, or is another of its name.",
         ("LiesNamed",),
-        [(ShardHost, "apply", replicas.takes_any_history)],
+        [(ShardHost, "apply", replicas.takes_any_history), (Forks, "meet", replicas.never_looks)],
     ),
     "lost-remove": Plant(
         "What others removed stays.",

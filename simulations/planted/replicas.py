@@ -13,6 +13,7 @@ from crdt.snapshot import decode_snapshot, encode_snapshot
 from mesh.committer import Committer
 from mesh.core import Core
 from mesh.exchange import Exchange
+from mesh.forks import Forks
 from mesh.heartbeats import Heartbeats
 from mesh.inbox import Arrival, Inbox
 from mesh.repair import Comparison, Plan
@@ -29,7 +30,7 @@ from persistence.base import FrameRecord
 from persistence.certificates import Trust
 from persistence.checkpointer import Capture
 from persistence.identity import Identity
-from persistence.sealing import Opener
+from persistence.sealing import Opener, VerifiedFrame
 from simulations.agents.clients import Ledger
 from simulations.ports.hosts import SimEntropy
 
@@ -210,6 +211,15 @@ def takes_any_history(real: Any) -> Any:
         return replace(real(self, arrival, transactions), forked=False)
 
     return apply
+
+
+def never_looks(real: Any) -> Any:
+    del real
+
+    def meet(self: Forks, frame: VerifiedFrame, raw: bytes, source: str) -> None:
+        del self, frame, raw, source
+
+    return meet
 
 
 def adds_twice(real: Any) -> Any:

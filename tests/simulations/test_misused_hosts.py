@@ -292,6 +292,8 @@ def test_who_signs_two_frames_under_one_name_is_noticed_and_all_agree() -> None:
     alarms: Counter[str] = Counter()
     for outcome in with_faults(only("equivocation"), 12):
         assert outcome.violations == []
+        lied, noticed = outcome.counts["equivocated"], outcome.counts["frame.forked"]
+        assert noticed > 0 or not lied, "somebody had both in front of him"
         alarms += outcome.counts
     assert alarms["equivocated"] > 0
     assert all(alarms[one] > 0 for one in ("frame.forked", "lattice.conflict", "digest.mismatch"))
