@@ -401,7 +401,7 @@ def _list() -> None:
         typer.echo(f"  {name:18} All of {', '.join(kinds)}.")
     typer.echo("planted bugs:")
     for name, bug in PLANTS.items():
-        typer.echo(f"  {name:22} {bug.meaning} ({bug.scenario})")
+        typer.echo(f"  {name:22} {bug.meaning}")
 
 
 def _err(line: str) -> None:

@@ -41,13 +41,14 @@ __all__ = ("PLANTS", "Plant", "planted")
 @dataclass(frozen=True, slots=True)
 class Plant:
     """A bug: what is wrong, which checkers may be the first to notice, the patches [(class or
-    module, name, made from what was there)], and the scenario that shows it.
+    module, name, made from what was there)], and a seed of the scenario `swarm` that shows it:
+    where a search best begins.
     """
 
     meaning: str
     found_by: tuple[str, ...]
     patches: Sequence[tuple[Any, str, Callable[[Any], Any]]]
-    scenario: str = "swarm"
+    seed: int = 0
 
 
 @contextmanager
@@ -97,7 +98,6 @@ PLANTS: Mapping[str, Plant] = {
             (recovery, "_fresh_session", replicas.same_session),
             (ShardHost, "__init__", replicas.goes_on_counting),
         ],
-        "crash",
     ),
     "inbox-out-of-order": Plant(
         "A frame is applied before what it depends on.",
@@ -135,37 +135,31 @@ PLANTS: Mapping[str, Plant] = {
         "What is sent to the log counts as being there before the log has said so.",
         ("LogComplete",),
         [(Delivery, "_deliver", replicas.counts_before_it_sends)],
-        "services",
     ),
     "prune-before-log": Plant(
         "The journal forgets what is owed to the log.",
         ("LogFirst",),
         [(Services, "keep", replicas.forgets_for_services)],
-        "services",
     ),
     "trim-before-log": Plant(
         "A replica trims the bus before the log has it.",
         ("LogFirst",),
         [(Registry, "__init__", replicas.knows_no_log)],
-        "behind",
     ),
     "flush-unnoticed": Plant(
         "That the bus lost its data, or a part of it, is not noticed.",
         ("Served",),
         [(BusFeed, "_changed", replicas.knows_no_generation)],
-        "services",
     ),
     "log-loss-unnoticed": Plant(
         "That the log lost records is not noticed once it is as long as before.",
         ("LogComplete",),
         [(LogFeed, "_meet", replicas.looks_at_offsets)],
-        "forgetful",
     ),
     "checkpoint-cut-not-closed": Plant(
         "A checkpoint claims an operation more than it holds.",
         ("CheckpointsWhole",),
         [(CheckpointFeed, "_capture", replicas.claims_one_more)],
-        "services",
     ),
     "claim-unfenced": Plant(
         "A token is accepted when it is out of date.",
@@ -174,31 +168,26 @@ PLANTS: Mapping[str, Plant] = {
             (claims, "fenced", decisions.never_fences),
             (machine, "_check_owner", decisions.ignores_tokens),
         ],
-        "services",
     ),
     "transition-decided-twice": Plant(
         "A request that comes again is decided again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", decisions.forgets("_answers"))],
-        "services",
     ),
     "refusal-forgotten": Plant(
         "A request that was refused is decided when it comes again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", decisions.forgets("_refusals"))],
-        "services",
     ),
     "effect-before-commit": Plant(
         "Actions are performed before the decision stands, and where it never does.",
         ("NoEffectBeforeCommit",),
         [(Decider, "_decide", decisions.acts_first)],
-        "services",
     ),
     "budget-without-rights": Plant(
         "Sessions spend from a budget what others have the right to.",
         ("NeverOverdrawn",),
         [(BoundedEditor, "_need", decisions.needs_no_right)],
-        "services",
     ),
     "counted-twice": Plant(
         "What is added to a counter is added twice.",
@@ -224,7 +213,6 @@ PLANTS: Mapping[str, Plant] = {
         "Anti-entropy compares frontiers, and no digests.",
         ("Converged",),
         [(exchange, "compare", replicas.looks_at_frontiers)],
-        "rot",
     ),
 }
 """All there are, by name."""

@@ -20,8 +20,9 @@ SEEDS = 100
 
 
 def outcomes(plant: str) -> Iterator[Outcome]:
-    for seed in range(SEEDS):
-        yield perform_one(Task(SCENARIOS[PLANTS[plant].scenario], seed, plant=plant))
+    """First of the seed that is known to show it; of all, should the draw have changed."""
+    for seed in (PLANTS[plant].seed, *range(SEEDS)):
+        yield perform_one(Task(SWARM, seed, plant=plant))
 
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -29,7 +30,7 @@ def test_a_planted_bug_is_found_and_the_code_without_it_is_clean(plant: str) -> 
     found = next((one for one in outcomes(plant) if one.violations), None)
     assert found is not None, f"{plant} was not found in {SEEDS} seeds"
     assert found.violations[0].invariant in PLANTS[plant].found_by
-    assert perform_one(Task(SCENARIOS[PLANTS[plant].scenario], found.seed)).violations == []
+    assert perform_one(Task(SWARM, found.seed)).violations == []
 
 
 def test_a_plant_is_pulled_out_again() -> None:
