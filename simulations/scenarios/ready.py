@@ -66,7 +66,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("crash", "Processes are killed, hosts go dark, disks fail.", CRASHES),
         Scenario("swarm", "Everything that can go wrong, in another mix each time.",
                  tuple(kind for kind in KINDS if kind != ROT), swarm=True),
-        Scenario("services", "Bus, log and checkpoints fail, and hosts and ways to them.",
+        Scenario("services", "Bus, log, checkpoints and Temporal fail, and hosts and ways to them.",
                  (*SERVICE, *NETWORK, *CRASHES), services=SERVICES,
                  settings=SERVICE_SETTINGS | {"replica__snapshot_every_frames": 10}),
         Scenario("behind", "The event log falls behind a bus that is well.",
