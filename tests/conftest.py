@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -34,11 +36,34 @@ async def stack(
 
 @pytest.hookimpl(trylast=True)  # after -k and the like have taken out what will not run
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Give the test that is the first to wait for the servers the time to fetch them."""
+    """Have one worker run all that waits for the servers, and each file in one go; give the first
+    to wait for the servers the time to fetch them.
+    """
+    waiting = [item for item in items if "stack" in getattr(item, "fixturenames", ())]
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(FIRST_START_S))
-            return
+        group = "stack" if item in waiting else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    if waiting:
+        waiting[0].add_marker(pytest.mark.timeout(FIRST_START_S))
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector look at no test that there is again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells who began the tests which servers it had."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["servers"] = session.config.stash.get(VERSIONS, [])
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what a worker tells."""
+    if told := getattr(node, "workeroutput", {}).get("servers"):
+        node.config.stash[VERSIONS] = told
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
