@@ -32,9 +32,9 @@ class MemoryLink:
 
     def __init__(self, owner: MemoryTransport, peer: str, address: str, initiated: bool) -> None:
         self._owner = owner
-        self._peer = peer
-        self._address = address
-        self._initiated = initiated
+        self.peer = peer
+        self.address = address
+        self.initiated = initiated
         self._inbox: deque[bytes] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -44,24 +44,9 @@ class MemoryLink:
         self.other: MemoryLink
 
     @property
-    def peer(self) -> str:
-        """See `Link.peer`."""
-        return self._peer
-
-    @property
-    def initiated(self) -> bool:
-        """See `Link.initiated`."""
-        return self._initiated
-
-    @property
-    def address(self) -> str:
-        """See `Link.address`."""
-        return self._address
-
-    @property
     def ends(self) -> frozenset[str]:
         """The names at both ends."""
-        return frozenset((self._peer, self._owner.name))
+        return frozenset((self.peer, self._owner.name))
 
     async def send(self, message: bytes) -> None:
         """See `Link.send`: waits while `BUFFER_BYTES` have not been received."""
@@ -70,7 +55,7 @@ class MemoryLink:
             other._changed.clear()
             await other._changed.wait()
         if self._closed:
-            raise LinkClosed(f"link to {self._peer}: {self._closed}")
+            raise LinkClosed(f"link to {self.peer}: {self._closed}")
         other._inbox.append(bytes(message))
         other._bytes += len(message)
         other._changed.set()
@@ -81,7 +66,7 @@ class MemoryLink:
         """See `Link.receive`. What was sent before an orderly close still arrives."""
         while not self._inbox:
             if self._closed:
-                raise LinkClosed(f"link to {self._peer}: {self._closed}")
+                raise LinkClosed(f"link to {self.peer}: {self._closed}")
             self._changed.clear()
             await self._changed.wait()
         message = self._inbox.popleft()
@@ -106,7 +91,7 @@ class MemoryLink:
             link._owner.links.discard(link)
 
     def __repr__(self) -> str:
-        return f"MemoryLink({self._owner.name} to {self._peer}, {self._closed or 'open'})"
+        return f"MemoryLink({self._owner.name} to {self.peer}, {self._closed or 'open'})"
 
 
 class MemoryTransport:

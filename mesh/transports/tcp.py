@@ -84,44 +84,19 @@ class TcpLink:
         forget: Callable[[TcpLink], None],
     ) -> None:
         self._reader, self._writer = streams
-        self._peer = peer.name
-        self._certificate = peer.der
-        self._initiated = initiated
-        self._address = name_of(self._writer.get_extra_info("peername"))
+        self.peer = peer.name
+        self.certificate = peer.der
+        self.initiated = initiated
+        self.address = name_of(self._writer.get_extra_info("peername"))
         self._limits = limits
         self._probe = probe
         self._forget = forget
         self._sending = asyncio.Lock()
         self._expected: int | None = None  # length of the message whose body is being received
         self._body = bytearray()  # what of it is here
-        self._received = 0
+        self.received_bytes = 0
         self._ended = ""  # why, once it has
         self._writer.transport.set_write_buffer_limits(high=limits.send_buffer_bytes)
-
-    @property
-    def peer(self) -> str:
-        """The replica name the peer's certificate proves."""
-        return self._peer
-
-    @property
-    def initiated(self) -> bool:
-        """True where this side dialled."""
-        return self._initiated
-
-    @property
-    def address(self) -> str:
-        """`host:port` of the other end, for people."""
-        return self._address
-
-    @property
-    def certificate(self) -> bytes:
-        """See `Link.certificate`."""
-        return self._certificate
-
-    @property
-    def received_bytes(self) -> int:
-        """See `Link.received_bytes`: counted piece by piece."""
-        return self._received
 
     async def send(self, message: bytes) -> None:
         """Hand over one message, waiting for a slow peer. Raises LinkClosed, MessageTooLarge."""
@@ -154,10 +129,10 @@ class TcpLink:
                 self._check_open()
                 size = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
                 if size > self._limits.message_bytes_max:
-                    self._probe.event("link.oversized", peer=self._peer, bytes=size)
+                    self._probe.event("link.oversized", peer=self.peer, bytes=size)
                     self._end(f"the peer announced a message of {size} bytes")
                     self._check_open()
-                self._received += LENGTH_BYTES
+                self.received_bytes += LENGTH_BYTES
                 self._expected = size
             while len(self._body) < self._expected:
                 # In pieces, so that a large message on a slow link is seen to come.
@@ -166,7 +141,7 @@ class TcpLink:
                     self._end("the peer closed it")
                     self._check_open()
                 self._body += piece
-                self._received += len(piece)
+                self.received_bytes += len(piece)
         except asyncio.IncompleteReadError:
             self._end("the peer closed it")
             raise self._closed() from None
@@ -205,7 +180,7 @@ class TcpLink:
             raise self._closed()
 
     def _closed(self) -> LinkClosed:
-        return LinkClosed(f"link to {self._peer} at {self._address}: {self._ended}")
+        return LinkClosed(f"link to {self.peer} at {self.address}: {self._ended}")
 
     def _end(self, reason: str) -> None:
         """Cut it off now, without ceremony."""
@@ -216,11 +191,11 @@ class TcpLink:
     def _note(self, reason: str) -> None:
         self._ended = reason
         self._forget(self)
-        self._probe.event("link.closed", peer=self._peer, address=self._address, reason=reason)
+        self._probe.event("link.closed", peer=self.peer, address=self.address, reason=reason)
 
     def __repr__(self) -> str:
-        way = "to" if self._initiated else "from"
-        return f"TcpLink({way} {self._peer} at {self._address}, {self._ended or 'open'})"
+        way = "to" if self.initiated else "from"
+        return f"TcpLink({way} {self.peer} at {self.address}, {self._ended or 'open'})"
 
 
 class _Incoming:

@@ -62,9 +62,10 @@ class SimLink:
         self, owner: SimTransport, peer: SimTransport, address: str, initiated: bool
     ) -> None:
         self.owner = owner
-        self._to = peer
-        self._address = address
-        self._initiated = initiated
+        self.peer = peer.name
+        self.certificate = peer.certificate
+        self.address = address
+        self.initiated = initiated
         self._inbox: deque[bytes] = deque()
         self._waiting = 0
         self._flying = 0
@@ -76,26 +77,6 @@ class SimLink:
         self.held: list[bytes | None] = []
         """What would have arrived here, but for a cut; None is the end of the stream."""
         self.other: SimLink
-
-    @property
-    def peer(self) -> str:
-        """See `Link.peer`."""
-        return self._to.name
-
-    @property
-    def initiated(self) -> bool:
-        """See `Link.initiated`."""
-        return self._initiated
-
-    @property
-    def address(self) -> str:
-        """See `Link.address`."""
-        return self._address
-
-    @property
-    def certificate(self) -> bytes:
-        """See `Link.certificate`."""
-        return self._to.certificate
 
     async def send(self, message: bytes) -> None:
         """See `Link.send`: waits while too much is on its way or not received."""
