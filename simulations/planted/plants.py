@@ -96,6 +96,7 @@ PLANTS: Mapping[str, Plant] = {
             (recovery, "_fresh_session", replicas.same_session),
             (ShardHost, "__init__", replicas.goes_on_counting),
         ],
+        seed=3,
     ),
     "inbox-out-of-order": Plant(
         "A frame is applied before what it depends on.",
@@ -106,6 +107,7 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a frame follows the one before it.",
         ("LiesNamed",),
         [(ShardHost, "apply", replicas.takes_any_history)],
+        seed=24,
     ),
     "lost-remove": Plant(
         "What others removed stays.",
@@ -116,6 +118,7 @@ PLANTS: Mapping[str, Plant] = {
         "A snapshot claims an operation more than it holds.",
         (
             "Acknowledgements",
+            "CheckpointsWhole",
             "Converged",
             "Monotone",
             "NothingRefused",
@@ -128,26 +131,31 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a peer has more.",
         ("Converged",),
         [(Exchange, "_compare", replicas.never_compares)],
+        seed=8,
     ),
     "cursor-before-ack": Plant(
         "What is sent to the log counts as being there before the log has said so.",
-        ("LogComplete",),
+        ("LogComplete", "Served"),
         [(Delivery, "_deliver", replicas.counts_before_it_sends)],
+        seed=5,
     ),
     "prune-before-log": Plant(
         "The journal forgets what is owed to the log.",
         ("LogFirst",),
         [(Services, "keep", replicas.forgets_for_services)],
+        seed=5,
     ),
     "trim-before-log": Plant(
         "A replica trims the bus before the log has it.",
         ("LogFirst",),
         [(Registry, "__init__", replicas.knows_no_log)],
+        seed=5,
     ),
     "flush-unnoticed": Plant(
         "That the bus lost its data, or a part of it, is not noticed.",
         ("Served",),
         [(BusFeed, "_changed", replicas.knows_no_generation)],
+        seed=15,
     ),
     "checkpoint-cut-not-closed": Plant(
         "A checkpoint claims an operation more than it holds.",
@@ -161,21 +169,25 @@ PLANTS: Mapping[str, Plant] = {
             (claims, "fenced", decisions.never_fences),
             (machine, "_check_owner", decisions.ignores_tokens),
         ],
+        seed=6,
     ),
     "transition-decided-twice": Plant(
         "A request that comes again is decided again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", decisions.forgets_answers)],
+        seed=3,
     ),
     "effect-before-commit": Plant(
         "Actions are performed before the decision stands, and where it never does.",
         ("NoEffectBeforeCommit",),
         [(Decider, "_decide", decisions.acts_first)],
+        seed=3,
     ),
     "budget-without-rights": Plant(
         "Sessions spend from a budget what others have the right to.",
         ("NeverOverdrawn",),
         [(BoundedEditor, "_need", decisions.needs_no_right)],
+        seed=3,
     ),
     "counted-twice": Plant(
         "What is added to a counter is added twice.",
@@ -196,6 +208,7 @@ PLANTS: Mapping[str, Plant] = {
         "Anti-entropy compares frontiers, and no digests.",
         ("Converged",),
         [(exchange, "compare", replicas.looks_at_frontiers)],
+        seed=8,
     ),
 }
 """All there are, by name."""

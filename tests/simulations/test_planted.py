@@ -48,8 +48,8 @@ def test_the_fewest_are_found() -> None:
 def test_a_failing_seed_is_made_small_and_the_command_repeats_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["simulate", "crash", "--plant", "session-reused", "--seeds", "5:7", "--jobs", "1"]
-    assert run([*arguments, "--shrink"]) == 1
+    arguments = ["simulate", "crash", "--plant", "session-reused", "--replicas", "3"]
+    assert run([*arguments, "--seeds", "1:3", "--jobs", "1", "--shrink"]) == 1
     words = shlex.split(capfd.readouterr().err.splitlines()[-1])
     assert words[:2] == ["mesh", "simulate"]
     # The disk that was lost, and two hosts: without either there is no old session to meet.
