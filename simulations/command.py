@@ -401,7 +401,8 @@ def _list() -> None:
         typer.echo(f"  {name:18} All of {', '.join(kinds)}.")
     typer.echo("planted bugs:")
     for name, bug in PLANTS.items():
-        typer.echo(f"  {name:22} {bug.meaning}")
+        where = "" if bug.scenario == "swarm" else f" ({bug.scenario})"
+        typer.echo(f"  {name:25} {bug.meaning}{where}")
 
 
 def _err(line: str) -> None:

@@ -41,14 +41,15 @@ __all__ = ("PLANTS", "Plant", "planted")
 @dataclass(frozen=True, slots=True)
 class Plant:
     """A bug: what is wrong, which checkers may be the first to notice, the patches [(class or
-    module, name, made from what was there)], and a seed of the scenario `swarm` that shows it:
-    where a search best begins.
+    module, name, made from what was there)], and the scenario and a seed of it that show it: where
+    a search best begins.
     """
 
     meaning: str
     found_by: tuple[str, ...]
     patches: Sequence[tuple[Any, str, Callable[[Any], Any]]]
     seed: int = 0
+    scenario: str = "swarm"
 
 
 @contextmanager
@@ -98,6 +99,7 @@ PLANTS: Mapping[str, Plant] = {
             (recovery, "_fresh_session", replicas.same_session),
             (ShardHost, "__init__", replicas.goes_on_counting),
         ],
+        seed=3,
     ),
     "inbox-out-of-order": Plant(
         "A frame is applied before what it depends on.",
@@ -108,6 +110,7 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a frame follows the one before it, or is another of its name.",
         ("LiesNamed",),
         [(ShardHost, "apply", replicas.takes_any_history), (Forks, "meet", replicas.never_looks)],
+        seed=8,
     ),
     "lost-remove": Plant(
         "What others removed stays.",
@@ -118,6 +121,7 @@ PLANTS: Mapping[str, Plant] = {
         "A snapshot claims an operation more than it holds.",
         (
             "Acknowledgements",
+            "CheckpointsWhole",
             "Converged",
             "Monotone",
             "NothingRefused",
@@ -130,31 +134,38 @@ PLANTS: Mapping[str, Plant] = {
         "Nobody looks whether a peer has more.",
         ("Converged",),
         [(Exchange, "_compare", replicas.never_compares)],
+        seed=8,
     ),
     "cursor-before-ack": Plant(
         "What is sent to the log counts as being there before the log has said so.",
-        ("LogComplete",),
+        ("LogComplete", "Served"),
         [(Delivery, "_deliver", replicas.counts_before_it_sends)],
+        seed=5,
     ),
     "prune-before-log": Plant(
         "The journal forgets what is owed to the log.",
         ("LogFirst",),
         [(Services, "keep", replicas.forgets_for_services)],
+        seed=5,
     ),
     "trim-before-log": Plant(
         "A replica trims the bus before the log has it.",
         ("LogFirst",),
         [(Registry, "__init__", replicas.knows_no_log)],
+        seed=5,
     ),
     "flush-unnoticed": Plant(
         "That the bus lost its data, or a part of it, is not noticed.",
         ("Served",),
         [(BusFeed, "_changed", replicas.knows_no_generation)],
+        seed=15,
     ),
     "log-loss-unnoticed": Plant(
         "That the log lost records is not noticed once it is as long as before.",
         ("LogComplete",),
         [(LogFeed, "_meet", replicas.looks_at_offsets)],
+        seed=14,
+        scenario="forgetful",
     ),
     "checkpoint-cut-not-closed": Plant(
         "A checkpoint claims an operation more than it holds.",
@@ -168,26 +179,31 @@ PLANTS: Mapping[str, Plant] = {
             (claims, "fenced", decisions.never_fences),
             (machine, "_check_owner", decisions.ignores_tokens),
         ],
+        seed=11,
     ),
     "transition-decided-twice": Plant(
         "A request that comes again is decided again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", decisions.forgets("_answers"))],
+        seed=3,
     ),
     "refusal-forgotten": Plant(
         "A request that was refused is decided when it comes again.",
         ("OneWinner", "Linearizable"),
         [(Decider, "fire", decisions.forgets("_refusals"))],
+        seed=3,
     ),
     "effect-before-commit": Plant(
         "Actions are performed before the decision stands, and where it never does.",
         ("NoEffectBeforeCommit",),
         [(Decider, "_decide", decisions.acts_first)],
+        seed=3,
     ),
     "budget-without-rights": Plant(
         "Sessions spend from a budget what others have the right to.",
         ("NeverOverdrawn",),
         [(BoundedEditor, "_need", decisions.needs_no_right)],
+        seed=3,
     ),
     "counted-twice": Plant(
         "What is added to a counter is added twice.",
@@ -208,11 +224,13 @@ PLANTS: Mapping[str, Plant] = {
         "Whatever is lacking, the whole shard is asked for.",
         ("ResyncBound",),
         [(exchange, "plan", replicas.wants_whole_shards)],
+        seed=2,
     ),
     "frontiers-only": Plant(
         "Anti-entropy compares frontiers, and no digests.",
         ("Converged",),
         [(exchange, "compare", replicas.looks_at_frontiers)],
+        seed=8,
     ),
 }
 """All there are, by name."""

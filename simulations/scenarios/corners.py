@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulations.faults.kinds import KINDS, LOSSES, ROT
+from simulations.faults.kinds import KINDS, ROT
 from simulations.ports.hosts import drawn
 from simulations.ports.services import BUS, CHECKPOINTS, LOG, SERVICES
 from simulations.scenarios.ready import SCENARIOS, SERVICE_SETTINGS, Scenario
@@ -36,7 +36,6 @@ class Corner:
     kinds: tuple[str, ...]
     services: tuple[str, ...] | None = None
     shards: int | None = None
-    replicas: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
     weather: Mapping[str, Any] = field(default_factory=dict)
@@ -86,16 +85,6 @@ CORNERS = (
         load={"edits": 1.0},
     ),
     Corner(
-        "The log loses records and removes old ones, and few are there to notice.",
-        1,
-        (*LOSSES, "log-down", "halves"),
-        services=(LOG,),
-        shards=1,
-        replicas=2,
-        settings=SERVICE_SETTINGS,
-        load={"edits": 3.0},
-    ),
-    Corner(
         "The bus loses what it had, while many wait for it.",
         1,
         ("bus-flushed", "bus-failover", "bus-down"),
@@ -130,10 +119,8 @@ def cornered(scenario: Scenario, seed: int) -> Scenario:
 
 
 def _put(scenario: Scenario, corner: Corner) -> Scenario:
-    whole = SCENARIOS["swarm"]
-    # Where somebody chose, these alone, and so many.
-    allowed = KINDS if scenario.kinds == whole.kinds else scenario.kinds
-    replicas = corner.replicas if scenario.replicas == whole.replicas else None
+    everything = scenario.kinds == SCENARIOS["swarm"].kinds
+    allowed = KINDS if everything else scenario.kinds  # where somebody chose, these alone
     kinds = tuple(kind for kind in allowed if kind in corner.kinds)
     load, weather = scenario.load, scenario.weather
     return dataclasses.replace(
@@ -141,7 +128,6 @@ def _put(scenario: Scenario, corner: Corner) -> Scenario:
         kinds=kinds or scenario.kinds,
         services=scenario.services if corner.services is None else corner.services,
         shards=corner.shards or scenario.shards,
-        replicas=replicas or scenario.replicas,
         settings={**scenario.settings, **corner.settings},
         load=None if load is None else dataclasses.replace(load, **corner.load),
         weather=dataclasses.replace(weather, **corner.weather),
