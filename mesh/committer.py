@@ -323,6 +323,11 @@ class Committer:
             core.refuse("snapshot.refused", str(error), peer=join.peer, shard=host.index)
             return False
         core.brought(join.peer, sum(host.lattice.frontier.values()) - before)
+        opened = join.opened
+        if not core.clock.observe(opened.stamp):
+            core.probe.event(
+                "clock.drift", stamp=opened.stamp, shard=host.index, session=opened.session
+            )
         core.probe.event(
             "snapshot.joined", peer=join.peer, shard=host.index, documents=len(changed)
         )

@@ -392,8 +392,10 @@ class Exchange:
         else:
             link.comparisons.answered(message.shard)
             self._compare_all(link)
-        lattice = core.hosts[message.shard].lattice
-        wanted = plan(lattice.frontier, lattice.floor, message)
+        host = core.hosts[message.shard]
+        # What waits for too long is asked for again: perhaps it is not what others have.
+        here = host.inbox.reached(host.lattice.frontier, core.now() - STUCK_S)
+        wanted = plan(here, host.lattice.floor, message)
         if wanted.snapshot:
             self._fetching.want(link, message.shard)
         elif wanted.ranges:

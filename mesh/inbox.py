@@ -173,6 +173,17 @@ class Inbox:
             for first in sorted(self._waiting.get(session, ())):
                 self._recheck(session, first)
 
+    def reached(self, frontier: Mapping[int, int], after: float) -> dict[int, int]:
+        """The frontier, and what joins on to it and has waited here since `after` at most: to ask
+        others for that would bring it twice.
+        """
+        reached = dict(frontier)
+        for session, frames in self._waiting.items():
+            upto = reached.get(session, 0)
+            while (arrival := frames.get(upto + 1)) is not None and arrival.since > after:
+                upto = reached[session] = arrival.last
+        return reached
+
     def missing(
         self, frontier: Mapping[int, int], before: float, after: float = -math.inf
     ) -> dict[int, tuple[int, int, str]]:

@@ -132,7 +132,7 @@ EVENT_FIELDS: Mapping[str, str] = {
     "frame.forked": "peer reason shard count? first? replica? session?",
     "heads.absorbed": "heads shard",
     "lattice.conflict": "document seq session",
-    "clock.drift": "first session shard stamp",
+    "clock.drift": "session shard stamp first?",
     "digest.mismatch": "ours peer shard theirs",
     "roster.adopted": "peer revoked seals version",
     "roster.refused": "detail peer reason",

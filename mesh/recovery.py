@@ -46,6 +46,8 @@ async def open_core(
         host.kept_for_peers = bool(host.lattice.frontier)
         hosts.append(host)
     core = Core(settings, environment, identity, key, opener, hosts, subscription, recovered.names)
+    # What this replica will write comes after all that it has; too far ahead: as when it came.
+    core.clock.observe(recovered.stamp)
     meta = await environment.journal.meta()
     core.closed = read_closed(meta.get(CLOSED_META, b""))
     if note := meta.get(REBUILT):

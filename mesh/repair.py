@@ -2,7 +2,7 @@
 
 Rules of this file: pure; decisions are functions of two frontiers. What is compared or given out is
 always a `Capture`: a state that is on this replica's disk. What is *asked for* is reckoned from the
-live frontier, because asking for what already arrived would only cost.
+live frontier and from what waits in the inbox: asking for what already arrived would only cost.
 
 Order of repair (the first that can work): the frames of a range from the peer that has them; the
 whole shard as a snapshot, if the peer no longer has the frames, if there are more operations
@@ -130,8 +130,8 @@ class Plan:
 
 
 def plan(live: Mapping[int, int], floor: int, theirs: Frontier) -> Plan:
-    """What we lack of what the peer has. `live` is our frontier now, applied but maybe not on disk
-    yet.
+    """What we lack of what the peer has. `live` is our frontier now, with what is maybe not on disk
+    yet, or waits to be applied.
     """
     missing = 0
     ranges: list[Range] = []

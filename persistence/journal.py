@@ -61,7 +61,7 @@ class Recovered:
     `position` is that of the last frame read, `frames` and `voids` how many were applied and how
     many of them had a body that is refused everywhere. `forks` are (position, shard, session) of
     frames that do not follow the one of their session before them. `names` are of the last of these
-    frames.
+    frames. `stamp` is the greatest of all that was read: a clock that goes on from there follows it.
     """
 
     shards: dict[int, Shard]
@@ -73,6 +73,7 @@ class Recovered:
     closes: list[Header] = field(default_factory=list)
     forks: list[tuple[int, int, int]] = field(default_factory=list)
     names: Names = field(default_factory=known_names)
+    stamp: int = 0
 
 
 class Recovery:
@@ -110,6 +111,7 @@ class Recovery:
         self.result.shards[record.shard] = shard
         self.result.chain[record.shard].update(opened.chain)
         self.result.snapshots[record.shard] = record.position
+        self.result.stamp = max(self.result.stamp, opened.stamp)
 
     def add_frame(self, position: int, record: FrameRecord) -> None:
         """Apply a frame, unless its shard's snapshot contains it. Raises StorageError."""
@@ -157,6 +159,7 @@ class Recovery:
         self._opener.trust.keep(header.session)
         chain[header.session] = opened.hash
         self.result.names.put((header.shard, header.session, header.first), opened.hash)
+        self.result.stamp = max(self.result.stamp, header.stamp)
 
     def _check_shard(self, found: int, recorded: int, where: str) -> None:
         if found != recorded:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from mesh.stack import Stack, StackError
+from mesh.stack.redis import redis_programs
 
 # Where the servers' programs are fetched for the first time, that takes its time.
 FIRST_START_S = 300
@@ -67,6 +68,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which servers the tests ran against."""
+    """Say which servers the tests ran against, and which of Redis's kind the bus did."""
     if versions := terminalreporter.config.stash.get(VERSIONS, None):
         terminalreporter.write_line(f"servers: {', '.join(versions)}")
+    reports = [one for many in terminalreporter.stats.values() for one in many]
+    if any("test_redis_bus[" in getattr(one, "nodeid", "") for one in reports):
+        programs = ", ".join(str(program) for program in redis_programs()) or "none"
+        terminalreporter.write_line(f"the bus was tested against: {programs}")

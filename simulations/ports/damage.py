@@ -84,6 +84,10 @@ class Platter(MemoryJournal):
         self._order = list(self._frames)
         return len(torn)
 
+    def legible(self) -> list[FrameRecord]:
+        """The frames on it whose bits have not turned, as they came."""
+        return [frame for at, frame in self._frames.items() if at not in self._flipped]
+
     def rebuilt(self, identity: Identity, name: str, reason: str) -> tuple[Platter, Salvage]:
         """A new one with all that can be read of this one, and what became of it."""
         rows = [*self._attic, *self._rows()]

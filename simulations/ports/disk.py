@@ -16,7 +16,6 @@ from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
 from persistence.base import FrameRecord, Journal, SnapshotRecord, StorageError
-from persistence.limits import MAX_READ_FRAMES
 from simulations.loop import SECOND, SimLoop
 from simulations.ports.damage import Platter, at_once
 from simulations.trace import Trace
@@ -61,8 +60,8 @@ class Disk:
         return copy.deepcopy(self.platter)
 
     def frames(self) -> list[FrameRecord]:
-        """All that are on it now."""
-        return [frame for _, frame in at_once(self.platter.replay(0, MAX_READ_FRAMES))]
+        """All that can be read on it now."""
+        return self.platter.legible()
 
     def restore(self, backup: Platter) -> None:
         """What is on it is this backup."""

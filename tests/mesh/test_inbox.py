@@ -147,6 +147,19 @@ def test_what_is_missing_names_ranges_and_who_knows() -> None:
     assert set(inbox.missing(applied.frontier, before=9.0)) == {1, 3, 4}
 
 
+def test_what_joins_on_to_the_frontier_and_waits_is_here() -> None:
+    applied = Applied()
+    applied.frontier = {1: 3}
+    inbox = Inbox(applied.seen)
+    inbox.offer(frame(1, 4, 6, deps=((3, 4),), since=5.0))
+    inbox.offer(frame(1, 7, since=5.0))
+    inbox.offer(frame(1, 9, since=5.0))
+    inbox.offer(frame(2, 1, deps=((3, 4),), since=1.0))
+    assert inbox.reached(applied.frontier, after=0.0) == {1: 7, 2: 1}
+    assert inbox.reached(applied.frontier, after=1.0) == {1: 7}, "the other has waited for too long"
+    assert applied.frontier == {1: 3}
+
+
 def test_hooks_of_dropped_frames_stay_bounded() -> None:
     inbox = Inbox(Applied().seen, max_frames=8)
     for round_ in range(200):

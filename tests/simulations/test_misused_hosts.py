@@ -115,6 +115,7 @@ def test_a_bit_that_turned_is_an_error_for_who_reads_it_and_only_for_him() -> No
     with pytest.raises(JournalDamaged, match="position 4"):
         at_once(platter.frames(0, session, 3, 9, 10))
     assert platter.damaged_shards == [0]
+    assert platter.legible() == [*records[:3], *records[4:]]
 
 
 def test_a_torn_tail_refuses_everything_until_it_is_built_anew() -> None:
