@@ -61,7 +61,7 @@ class Recovered:
     `position` is that of the last frame read, `frames` and `voids` how many were applied and how
     many of them had a body that is refused everywhere. `forks` are (position, shard, session) of
     frames that do not follow the one of their session before them. `names` are of the last of these
-    frames. `stamp` is the greatest of all that was read: a clock that goes on from there follows it.
+    frames. `stamp` is the greatest of all that was read; a clock that goes on from here follows it.
     """
 
     shards: dict[int, Shard]
