@@ -54,6 +54,19 @@ class Kind:
         return self.targets in WAYS
 
 
+def _on(
+    name: str,
+    meaning: str,
+    lasts: tuple[float, float],
+    befall: services.Befall,
+    *,
+    scarce: bool = False,
+) -> Kind:
+    """A kind of fault that befalls this service, in a way of its own."""
+    begin = services.of_service(befall)
+    return Kind(meaning, service(name), lasts, begin, scarce=scarce, service=name)
+
+
 ROT = "rot"
 """Where it may happen less can be judged: it is a scenario of its own."""
 KINDS: Mapping[str, Kind] = {
@@ -161,56 +174,26 @@ KINDS: Mapping[str, Kind] = {
     ),
     "clock-step": Kind("Somebody sets a host's clock.", one, (0.1, 0.2), hosts.step_clock),
     "bus-down": Kind("The bus is away.", service(BUS), (0.3, 10), services.down, service=BUS),
-    "bus-flushed": Kind(
-        "The bus loses all its data.",
-        service(BUS),
-        (0.1, 0.2),
-        services.of_service(services.flushed),
-        service=BUS,
-    ),
-    "bus-failover": Kind(
+    "bus-flushed": _on(BUS, "The bus loses all its data.", (0.1, 0.2), services.flushed),
+    "bus-failover": _on(
+        BUS,
         "A copy of the bus takes over, which lacks the newest entries.",
-        service(BUS),
         (0.1, 0.2),
-        services.of_service(services.failed_over),
-        service=BUS,
+        services.failed_over,
     ),
-    "bus-trimmed": Kind(
-        "The bus drops old entries early.",
-        service(BUS),
-        (0.1, 0.2),
-        services.of_service(services.trimmed),
-        service=BUS,
-    ),
-    "bus-full": Kind(
-        "The bus is out of memory and takes nothing.",
-        service(BUS),
-        (0.3, 10),
-        services.of_service(services.full),
-        service=BUS,
-    ),
+    "bus-trimmed": _on(BUS, "The bus drops old entries early.", (0.1, 0.2), services.trimmed),
+    "bus-full": _on(BUS, "The bus is out of memory and takes nothing.", (0.3, 10), services.full),
     "log-down": Kind("The event log is away.", service(LOG), (0.3, 10), services.down, service=LOG),
-    "log-slow": Kind(
-        "The event log takes its time for everything.",
-        service(LOG),
-        (1, 10),
-        services.of_service(services.slow_log),
-        service=LOG,
+    "log-slow": _on(
+        LOG, "The event log takes its time for everything.", (1, 10), services.slow_log
     ),
-    "log-unacknowledged": Kind(
+    "log-unacknowledged": _on(
+        LOG,
         "An append fails of which all, or a part, is in the log.",
-        service(LOG),
         (0.1, 0.2),
-        services.of_service(services.unacknowledged),
-        service=LOG,
+        services.unacknowledged,
     ),
-    "log-twice": Kind(
-        "Everything comes into the log twice.",
-        service(LOG),
-        (0.5, 8),
-        services.of_service(services.twice),
-        service=LOG,
-    ),
+    "log-twice": _on(LOG, "Everything comes into the log twice.", (0.5, 8), services.twice),
     "log-retention": Kind(
         "The event log removes old records that checkpoints or replicas have.",
         service(LOG),
@@ -218,20 +201,18 @@ KINDS: Mapping[str, Kind] = {
         services.retained,
         service=LOG,
     ),
-    "log-truncated": Kind(
+    "log-truncated": _on(
+        LOG,
         "The event log is away, and comes back without its newest records.",
-        service(LOG),
         (0.2, 4),
-        services.of_service(services.truncated),
-        service=LOG,
+        services.truncated,
         scarce=True,
     ),
-    "log-new": Kind(
+    "log-new": _on(
+        LOG,
         "The event log is deleted, and made anew: empty.",
-        service(LOG),
         (0.2, 4),
-        services.of_service(services.made_anew),
-        service=LOG,
+        services.made_anew,
         scarce=True,
     ),
     "checkpoints-down": Kind(
@@ -241,24 +222,28 @@ KINDS: Mapping[str, Kind] = {
         services.down,
         service=CHECKPOINTS,
     ),
-    "checkpoints-slow": Kind(
+    "checkpoints-slow": _on(
+        CHECKPOINTS,
         "The checkpoint store takes its time for everything.",
-        service(CHECKPOINTS),
         (1, 10),
-        services.of_service(services.slow_checkpoints),
-        service=CHECKPOINTS,
+        services.slow_checkpoints,
     ),
-    "checkpoints-unanswered": Kind(
+    "checkpoints-unanswered": _on(
+        CHECKPOINTS,
         "The store does what it is asked for, and the connection is lost before it says so.",
-        service(CHECKPOINTS),
         (0.1, 0.2),
-        services.of_service(services.unanswered),
-        service=CHECKPOINTS,
+        services.unanswered,
     ),
-    **{
-        name: Kind(meaning, service(TEMPORAL), lasts, services.of_service(befall), service=TEMPORAL)
-        for name, (meaning, lasts, befall) in services.OF_TEMPORAL.items()
-    },
+    "temporal-down": _on(TEMPORAL, "Temporal is away.", (0.3, 10), services.temporal_away),
+    "temporal-slow": _on(
+        TEMPORAL, "Temporal decides, and answers late.", (1, 10), services.slow_temporal
+    ),
+    "temporal-repeats": _on(
+        TEMPORAL,
+        "Answers are lost after the decision; requests and actions come twice.",
+        (1, 10),
+        services.repeating,
+    ),
     ROT: Kind(
         "A value in a replica's memory turns into another.",
         one,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from persistence.frame import parse_frame
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simulations.world import World
 
 Undo = Callable[[], None]
+Befall = Callable[[Services, random.Random], Undo]
 MOST_LOST = 20
 """Entries of a stream that a copy of the bus may lack, and records of an append that fails."""
 COPIES = 2
@@ -158,6 +159,7 @@ def repeating(services: Services, rng: random.Random) -> Undo:
 
 
 def down(world: World, targets: tuple[str, ...]) -> Undo:
+    """The servers are away."""
     servers = [world.services.server(name) for name in targets]
     for server in servers:
         server.stop()
@@ -169,23 +171,10 @@ def down(world: World, targets: tuple[str, ...]) -> Undo:
     return end
 
 
-def of_service(
-    befall: Callable[[Services, random.Random], Undo],
-) -> Callable[[World, tuple[str, ...]], Undo]:
+def of_service(befall: Befall) -> Callable[[World, tuple[str, ...]], Undo]:
+    """What does this to the world's services, by chance of its own."""
+
     def begin(world: World, targets: tuple[str, ...]) -> Undo:
         return befall(world.services, world.chance("service", *targets, world.now))
 
     return begin
-
-
-Befall = Callable[[Services, random.Random], Undo]
-OF_TEMPORAL: Mapping[str, tuple[str, tuple[float, float], Befall]] = {
-    "temporal-down": ("Temporal is away.", (0.3, 10), temporal_away),
-    "temporal-slow": ("Temporal decides, and answers late.", (1, 10), slow_temporal),
-    "temporal-repeats": (
-        "Answers are lost after the decision; requests and actions come twice.",
-        (1, 10),
-        repeating,
-    ),
-}
-"""{kind: meaning, how many seconds it lasts, what it does}."""
